@@ -1,0 +1,252 @@
+//! From text to [`JobFile`], with every problem found at once.
+//!
+//! Serde stops at the first error. So the entry that caused it is taken out of the parsed document and the rest is tried again,
+//! until nothing is wrong with what is left. The shape in [`file`](super::file) stays the only place that knows keys and types.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer, Error};
+
+use super::file::JobFile;
+use super::source::{Problem, Source, suggest};
+
+/// What the command line sets over the file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `--set KEY=VALUE`, in order.
+    pub set: Vec<String>,
+    /// `--input GLOB`, in order; replaces the file's inputs.
+    pub input: Vec<String>,
+}
+
+/// Reads the file's text and applies the settings, which become part of the source.
+///
+/// With problems of syntax there is no job file to speak of, and nothing else is looked at.
+pub fn parse(source: &mut Source, settings: &Settings) -> Result<(JobFile, Vec<Problem>), Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut over = Vec::new();
+    for setting in &settings.set {
+        match setting_text(setting) {
+            Some(text) => over.push(place(source, "--set", text)),
+            None => {
+                let start = source.push("--set", setting.clone());
+                let problem = Problem::at(start..start + setting.len(), "a setting has the form KEY=VALUE");
+                problems.push(problem.hint("for example --set pool.procs=4"));
+            }
+        }
+    }
+    let inputs = inputs_text(&settings.input).map(|text| place(source, "--input", text));
+
+    let (mut document, errors) = DeTable::parse_recoverable(source.file_text());
+    problems.extend(errors.iter().map(|error| problem(error, None)));
+    if inputs.is_some()
+        && let Some(DeValue::Table(section)) = document.get_mut().get_mut("inputs").map(Spanned::get_mut)
+    {
+        let exclude = section.remove_entry("exclude");
+        *section = exclude.into_iter().collect();
+    }
+    for text in over.iter().chain(&inputs) {
+        match DeTable::parse(text) {
+            Ok(table) => merge(document.get_mut(), table.into_inner()),
+            Err(error) => problems.push(problem(&error, None)),
+        }
+    }
+    if problems.is_empty() { Ok(read(document)) } else { Err(problems) }
+}
+
+/// Adds a text to the source and returns it moved to where its spans continue those of the source.
+fn place(source: &mut Source, option: &str, text: String) -> String {
+    let start = source.push(option, text.clone());
+    " ".repeat(start) + &text
+}
+
+/// `--set KEY=VALUE` as TOML. A value that is not TOML is taken as text, so that `--set task.cwd=/tmp` works.
+fn setting_text(setting: &str) -> Option<String> {
+    let (key, value) = setting.split_once('=')?;
+    let text = format!("{key} = {value}");
+    match toml::from_str::<toml::Table>(&text) {
+        Ok(_) => Some(text),
+        Err(_) => Some(format!("{key} = {}", toml::Value::String(value.to_owned()))),
+    }
+}
+
+/// `--input GLOB` as TOML.
+fn inputs_text(patterns: &[String]) -> Option<String> {
+    let list: Vec<toml::Value> = patterns.iter().map(|text| toml::Value::String(text.clone())).collect();
+    (!list.is_empty()).then(|| format!("inputs.glob = {}", toml::Value::Array(list)))
+}
+
+/// Tries, takes out what is wrong, and tries again.
+fn read(mut document: Spanned<DeTable<'_>>) -> (JobFile, Vec<Problem>) {
+    let mut problems = Vec::new();
+    loop {
+        match JobFile::deserialize(Deserializer::from(document.clone())) {
+            Ok(file) => return (file, problems),
+            Err(error) => {
+                let found = error.span().and_then(|span| remove(document.get_mut(), &span));
+                problems.push(problem(&error, found.as_deref()));
+                if found.is_none() {
+                    return (JobFile::default(), problems);
+                }
+            }
+        }
+    }
+}
+
+/// Takes out the innermost entry whose key or value an error points at, and returns the name of the table it was in.
+fn remove(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
+    let holds = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
+    for (key, value) in table.iter_mut() {
+        if let DeValue::Table(inner) = value.get_mut()
+            && let Some(name) = remove(inner, span)
+        {
+            let key = key.get_ref();
+            return Some(if name.is_empty() { key.to_string() } else { format!("{key}.{name}") });
+        }
+    }
+    let wrong = table.iter().find(|(key, value)| holds(key.span()) || holds(value.span()))?.0.clone();
+    table.remove(&wrong);
+    Some(String::new())
+}
+
+/// An error of the parser or of serde in the words of this project.
+fn problem(error: &Error, table: Option<&str>) -> Problem {
+    let span = error.span().unwrap_or(0..0);
+    let words: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
+    let within = match table {
+        None | Some("") => "the job file".to_owned(),
+        Some(name) => format!("[{name}]"),
+    };
+    match words.as_slice() {
+        [word, known @ ..] if error.message().starts_with("unknown field") => {
+            Problem::at(span, format!("unknown key `{word}` in {within}"))
+                .maybe_hint(suggest(word, known.iter().copied()))
+        }
+        [word, known @ ..] if error.message().starts_with("unknown variant") => {
+            Problem::at(span, format!("unknown value `{word}`")).maybe_hint(suggest(word, known.iter().copied()))
+        }
+        [word, ..] if error.message().starts_with("missing field") => {
+            Problem::at(span, format!("the key `{word}` is missing here"))
+        }
+        _ => Problem::at(span, plain_words(error.message())),
+    }
+}
+
+/// Serde's names of types as people know them.
+fn plain_words(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once(", expected ") else {
+        return message.replace('\n', ", ").trim_end().to_owned();
+    };
+    let expected = match expected {
+        "a nonzero usize" => "a whole number of at least 1",
+        "u32" | "u64" | "usize" => "a whole number of at least 0",
+        "i64" => "a whole number",
+        "a sequence" => "a list in brackets",
+        "a map" => "a table",
+        "a boolean" => "true or false",
+        table if table.starts_with("struct ") => "a table",
+        other => other,
+    };
+    let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
+    let found = found.replace("sequence", "a list").replace("map", "a table");
+    format!("expected {expected}, found {found}")
+}
+
+/// Puts the entries of one table over those of another; tables are merged, anything else is replaced.
+fn merge<'i>(into: &mut DeTable<'i>, from: DeTable<'i>) {
+    for (key, mut value) in from {
+        if let Some(DeValue::Table(old)) = into.get_mut(&key).map(Spanned::get_mut)
+            && let DeValue::Table(new) = value.get_mut()
+        {
+            merge(old, std::mem::take(new));
+            continue;
+        }
+        // The old key goes too: its place is in the file, and a problem must point at the option.
+        into.remove(&key);
+        into.insert(key, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::source::Problems;
+
+    fn try_parse(text: &str, settings: &Settings) -> (Source, Result<(JobFile, Vec<Problem>), Vec<Problem>>) {
+        let mut source = Source::new("job.toml".into(), text.into());
+        let parsed = parse(&mut source, settings);
+        (source, parsed)
+    }
+
+    fn shown(text: &str, settings: &Settings) -> String {
+        let (source, parsed) = try_parse(text, settings);
+        let list = match parsed {
+            Ok((_, problems)) => problems,
+            Err(problems) => problems,
+        };
+        Problems::new(source, list).to_string()
+    }
+
+    fn set(list: &[&str]) -> Settings {
+        Settings { set: list.iter().map(|text| (*text).into()).collect(), input: Vec::new() }
+    }
+
+    #[test]
+    fn all_problems_are_found_at_once() {
+        let text = "[pol]\nx = 1\n[pool]\nproc = 4\ngrace = 3\n[task]\ncommand = \"wc\"\n[limits]\nretries = -1\n\
+                    [stop]\non = \"first-sucess\"\n[task.env]\nA = 1\n";
+        let shown = shown(text, &Settings::default());
+        for part in [
+            "error: unknown key `pol` in the job file\n --> job.toml:1:2\n",
+            "hint: did you mean `pool`?",
+            "error: unknown key `proc` in [pool]\n --> job.toml:4:1\n",
+            "error: expected a time with its unit, such as \"30s\" or \"1m 30s\", found integer `3`\n --> job.toml:5:9\n",
+            "error: expected a list in brackets, found string \"wc\"\n --> job.toml:7:11\n",
+            "error: expected a whole number of at least 0, found integer `-1`\n",
+            "error: unknown value `first-sucess`\n",
+            "hint: did you mean `first-success`?",
+            "error: expected a string, found integer `1`\n  --> job.toml:13:5\n",
+            "error: job.toml has 7 problems\n",
+        ] {
+            assert!(shown.contains(part), "{part}\nis missing in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn problems_of_syntax_are_found_at_once_too() {
+        let shown = shown("a = [1\nb = \"x\n[c\n", &Settings::default());
+        assert!(shown.matches("error: ").count() >= 2, "{shown}");
+    }
+
+    #[test]
+    fn settings_go_over_the_file_and_problems_point_at_them() {
+        let text = "[pool]\nprocs = 1\n[task]\ncwd = \"a\"\n";
+        let (source, parsed) = try_parse(text, &set(&["pool.procs=3", "task.cwd=/tmp", "limits.timeout=\"3s\""]));
+        let (file, problems) = parsed.unwrap();
+        assert_eq!(problems, []);
+        assert_eq!(file.pool.procs.unwrap().get(), 3);
+        assert!(file.limits.timeout.is_some());
+        let cwd = file.task.unwrap().into_inner().cwd.unwrap();
+        assert_eq!(cwd.get_ref(), "/tmp");
+        assert!(source.is_from_command_line(&cwd.span()));
+
+        let shown = shown(text, &set(&["pool.procs=x", "pools=1", "nothing"]));
+        assert!(shown.contains("--> --set:1:1\n  |\n1 | nothing\n"), "{shown}");
+        let shown = self::shown(text, &set(&["pool.procs=x", "pools=1"]));
+        assert!(shown.contains("found string \"x\"\n --> --set:1:14\n  |\n1 | pool.procs = \"x\"\n"), "{shown}");
+        assert!(shown.contains("unknown key `pools` in the job file\n --> --set:1:1\n"), "{shown}");
+    }
+
+    #[test]
+    fn input_patterns_replace_the_files_inputs_but_not_what_it_excludes() {
+        let text = "[inputs]\nlines = \"x\"\nexclude = \"**/target/**\"\n";
+        let settings = Settings { input: vec!["a*".into(), "b\"".into()], ..Settings::default() };
+        let (_, parsed) = try_parse(text, &settings);
+        let inputs = parsed.unwrap().0.inputs.unwrap().into_inner();
+        let glob: Vec<String> = inputs.glob.unwrap().into_inner().0.into_iter().map(Spanned::into_inner).collect();
+        assert_eq!(glob, ["a*", "b\""]);
+        assert!(inputs.lines.is_none() && inputs.exclude.is_some());
+    }
+}

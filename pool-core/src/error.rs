@@ -1,0 +1,267 @@
+//! The typed errors of building, submitting and results, and how a worker process ended.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::ids::{TaskId, WorkerIndex};
+
+/// Why a task has no result.
+///
+/// ```
+/// # fn explain(error: pool_core::TaskError) -> String {
+/// use pool_core::{ExitCause, TaskError};
+/// match error {
+///     TaskError::WorkerLost { cause: ExitCause::Signaled { signal, .. }, .. } => format!("died by signal {signal}"),
+///     TaskError::Panicked { message, location, .. } => format!("{message} at {location}"),
+///     other => other.to_string(),
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The function returned an error; the text is its whole chain of causes.
+    #[error("the task failed: {0}")]
+    Failed(String),
+    /// The function panicked. Its worker goes on.
+    #[error("the task panicked at {location}: {message}")]
+    Panicked {
+        /// The panic message.
+        message: String,
+        /// `file:line:column`.
+        location: String,
+        /// The backtrace in the worker; empty if `RUST_BACKTRACE=0`.
+        backtrace: String,
+    },
+    /// The worker process ended while it was running the task.
+    #[error("worker {worker} (pid {pid}) {cause} while running {task}")]
+    WorkerLost {
+        /// The worker's seat in the pool.
+        worker: WorkerIndex,
+        /// Its process id.
+        pid: u32,
+        /// How the process ended.
+        cause: ExitCause,
+        /// The task that it was running.
+        task: TaskInfo,
+    },
+    /// The task ran longer than its time limit, so its worker was killed.
+    #[error("the task exceeded its time limit and its worker was killed")]
+    TimedOut,
+    /// The task was cancelled: it never ran, or its worker was killed.
+    #[error("the task was cancelled")]
+    Cancelled,
+    /// The pool was terminated or dropped before the task had finished.
+    #[error("the pool was terminated before the task had finished")]
+    Terminated,
+    /// The arguments could not be encoded in the parent, or the result could not be encoded in the worker.
+    #[error("{0}")]
+    Encode(String),
+    /// The arguments could not be decoded in the worker, or the result could not be decoded in the parent.
+    #[error("{0}")]
+    Decode(String),
+    /// Encoded arguments or an encoded result above the pool's limit.
+    #[error("the encoded {what} has {size} bytes or more, the limit is {limit}; raise {setting}")]
+    TooLarge {
+        /// Arguments or result.
+        what: Oversize,
+        /// Its size in bytes, or the size at which encoding was given up.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+        /// The builder's setting that raises the limit.
+        setting: &'static str,
+    },
+    /// The task has cost too many workers and is not tried again.
+    #[error("{task} has cost {workers} workers and is not tried again")]
+    Quarantined {
+        /// The task.
+        task: TaskInfo,
+        /// How many workers died while running it.
+        workers: u32,
+    },
+    /// The pool's initializer failed in a worker, so no task can run.
+    #[error("the initializer failed: {0}")]
+    InitFailed(String),
+    /// The pool can't start workers any more; the text says why.
+    #[error("the pool is broken: {0}")]
+    PoolBroken(String),
+    /// The result was not there within the time given to `get_timeout`. The task goes on.
+    #[error("the result was not ready within {0:?}; the task goes on")]
+    NotReady(Duration),
+    /// The result has been taken from this handle already.
+    #[error("the result has been taken from this handle already")]
+    AlreadyTaken,
+}
+
+/// What was too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Oversize {
+    /// A task's arguments.
+    Arguments,
+    /// A task's result.
+    Result,
+}
+
+impl fmt::Display for Oversize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Oversize::Arguments => "arguments",
+            Oversize::Result => "result",
+        })
+    }
+}
+
+/// A task as error messages name it: `task 17 (my_app::decode)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskInfo {
+    /// Its number within the pool.
+    pub id: TaskId,
+    /// The function's path, or the registered name.
+    pub name: String,
+}
+
+impl fmt::Display for TaskInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {} ({})", self.id, self.name)
+    }
+}
+
+/// How a worker process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExitCause {
+    /// It called `exit` with this code (also 0: a worker has no business to exit in a task).
+    Exited(i32),
+    /// It was killed by a signal.
+    Signaled {
+        /// The signal's number.
+        signal: i32,
+        /// Whether the kernel wrote a core dump.
+        core_dumped: bool,
+    },
+    /// The kernel killed it because memory had run out.
+    OutOfMemory,
+    /// It sent bytes that are no reply, so the pool killed it.
+    Protocol,
+    /// Somebody else collected its exit status.
+    Unknown,
+}
+
+impl fmt::Display for ExitCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitCause::Exited(code) => write!(f, "exited with code {code}"),
+            ExitCause::Signaled { signal, core_dumped } => {
+                write!(f, "was killed by signal {signal}")?;
+                if let Some(name) = crate::sys::signal::name(*signal) {
+                    write!(f, " ({name})")?;
+                }
+                if *core_dumped { f.write_str(", core dumped,") } else { Ok(()) }
+            }
+            ExitCause::OutOfMemory => f.write_str("was killed because memory had run out"),
+            ExitCause::Protocol => f.write_str("sent a malformed reply and was killed"),
+            ExitCause::Unknown => {
+                f.write_str("ended (exit status unknown: this process ignores SIGCHLD or reaps strangers)")
+            }
+        }
+    }
+}
+
+/// Why a task was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The pool was closed, terminated or dropped.
+    #[error("the pool is closed")]
+    Closed,
+    /// The pool can't start workers any more; the text says why.
+    #[error("the pool is broken: {0}")]
+    Broken(String),
+}
+
+/// Why a task was not accepted at once. Both kinds hand the arguments back.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrySubmitError<Args> {
+    /// `max_pending` tasks are unfinished.
+    #[error("the pool is full")]
+    Full(Args),
+    /// The pool was closed, terminated or dropped, or is broken.
+    #[error("the pool is closed")]
+    Closed(Args),
+}
+
+impl<Args> TrySubmitError<Args> {
+    /// The arguments that were not accepted.
+    pub fn into_args(self) -> Args {
+        match self {
+            TrySubmitError::Full(args) | TrySubmitError::Closed(args) => args,
+        }
+    }
+}
+
+impl<Args> fmt::Debug for TrySubmitError<Args> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TrySubmitError::Full(_) => "Full(..)",
+            TrySubmitError::Closed(_) => "Closed(..)",
+        })
+    }
+}
+
+/// Why a pool could not be built, closed or joined.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// A setting of the builder makes no sense; the text says which and why.
+    #[error("{0}")]
+    Config(String),
+    /// The program's `main` does not call [`pool_core::init`](crate::init) first, so its workers can't work.
+    #[error(
+        "the worker never reached pool_core::init(): call it first in main (in a test crate: pool_core::test_support!())"
+    )]
+    InitNotCalled,
+    /// Pools are nested too deeply.
+    #[error("pools are nested {depth} deep, the limit is {limit}; does each worker build a pool of its own?")]
+    NestedTooDeep {
+        /// The depth that was asked for.
+        depth: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// Workers can't be started; the text has the last reason.
+    #[error("{0}")]
+    StartFailed(String),
+    /// The initializer failed in a worker.
+    #[error("the initializer failed: {0}")]
+    InitFailed(String),
+    /// `join` was called on a pool that is still open.
+    #[error("the pool is still open: call close() or terminate() before join()")]
+    StillOpen,
+    /// The workers were not gone within the time given to `join_timeout`.
+    #[error("the workers were not gone within {0:?}")]
+    TimedOut(Duration),
+    /// The pool broke after it had been built; the text says why.
+    #[error("the pool is broken: {0}")]
+    Broken(String),
+    /// A call from a worker's own callback or from the pool's own thread would wait for itself.
+    #[error("this call would wait for itself: it was made on the pool's own thread")]
+    WouldDeadlock,
+    /// The operating system refused a resource.
+    #[error("{what}: {error}")]
+    Os {
+        /// What was asked for.
+        what: &'static str,
+        /// The system's answer.
+        error: String,
+    },
+}
+
+impl PoolError {
+    pub(crate) fn os(what: &'static str) -> impl Fn(std::io::Error) -> PoolError {
+        move |error| PoolError::Os { what, error: error.to_string() }
+    }
+}

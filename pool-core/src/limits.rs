@@ -1,0 +1,85 @@
+//! Every constant of the pool with its reason. Times are `Duration`s or nanoseconds (`_NS`), sizes are bytes (`_BYTES`).
+
+use std::time::Duration;
+
+/// Version of both directions of the protocol. A worker of another version is refused in the handshake.
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
+
+/// Tasks that one worker may hold at a time, running one included: the number of slots of its status page.
+pub(crate) const SLOTS: usize = 256;
+
+/// Messages of tasks that may lie unread in front of a worker. Two keep it busy while the next is on its way; more could
+/// fill the socket (ipc-channel's send then blocks: measured at 278 small messages, or about 208 KiB).
+pub(crate) const UNREAD_FRAMES: u32 = 2;
+
+/// A message of tasks is closed when it holds this much: two of them fit into a socket buffer of 208 KiB.
+pub(crate) const FRAME_BYTES: usize = 96 << 10;
+
+/// Arguments above this size travel through the worker's shared-memory area instead of the message.
+pub(crate) const INLINE_BYTES: usize = 64 << 10;
+
+/// Size of one half of the shared-memory area for big arguments: one half is read while the other is filled.
+pub(crate) const PIECE_BYTES: usize = 512 << 10;
+
+/// Work that a busy worker is given ahead, by the observed duration of its tasks: enough to hide a wake-up of some
+/// 50 microseconds, too little to matter when the tasks turn out longer than expected.
+pub(crate) const AHEAD_NS: u64 = 500_000;
+
+/// Tasks up to this long are still given one ahead: the wake-up is then hidden behind the running task. Longer ones are
+/// not, because nothing would be gained and the task might wait behind a slow one.
+pub(crate) const ONE_AHEAD_NS: u64 = 2_000_000;
+
+/// A worker that has answered nothing for this long gives back what it has not started, so that others can take it.
+pub(crate) const STALL_NS: u64 = 5_000_000;
+
+/// What is assumed about a function that has not been observed yet: long, so that nothing is queued behind it.
+pub(crate) const UNKNOWN_NS: u64 = 10_000_000;
+
+/// Unfinished tasks before `apply_async` blocks, unless the builder says otherwise.
+pub(crate) const DEFAULT_MAX_PENDING: usize = 65_536;
+
+/// How long a worker may take from being started to being ready, its initializer included.
+pub(crate) const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long children may take to end after SIGTERM before they get SIGKILL.
+pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(1);
+
+/// Dropping a pool never waits longer than this before it sends SIGKILL.
+pub(crate) const DROP_GRACE: Duration = Duration::from_millis(300);
+
+/// Beyond the grace period, `terminate` and `drop` wait this long for killed children to be gone. What is still there then
+/// is in an uninterruptible system call; the pool's own thread goes on waiting for it.
+pub(crate) const KILL_WAIT: Duration = Duration::from_millis(900);
+
+/// How long a worker that was asked to leave (recycled, or the pool is drained) may take before it is killed.
+pub(crate) const RETIRE_NS: u64 = 5_000_000_000;
+
+/// Start failures in a row, without one worker becoming ready and with none alive, after which the pool gives up.
+pub(crate) const START_FAILURES: u32 = 5;
+
+/// First and longest pause before a worker that failed to start is tried again.
+pub(crate) const BACKOFF_FIRST_NS: u64 = 10_000_000;
+pub(crate) const BACKOFF_MAX_NS: u64 = 5_000_000_000;
+
+/// How deep pools may be nested: a worker of a worker of ... A program that starts a pool in each of its workers would
+/// otherwise fill the machine.
+pub(crate) const MAX_DEPTH: u32 = 8;
+
+/// Bytes read from one worker before the others get their turn.
+pub(crate) const READ_BUDGET_BYTES: usize = 1 << 20;
+
+/// Space that a reader of replies keeps: one read takes at most this much.
+pub(crate) const READ_BUFFER_BYTES: usize = 64 << 10;
+
+/// Each text from a worker (error, panic message, backtrace) is cut to this size by the worker.
+pub(crate) const TEXT_BYTES: usize = 1 << 20;
+
+/// A frame of texts longer than this is refused by the parent: the longest frame has three texts and some bytes.
+pub(crate) const FAULT_BYTES: usize = 4 << 20;
+
+/// Items per chunk that `map` chooses at most, and chunks per worker that it aims for.
+pub(crate) const MAX_CHUNK: usize = 32_768;
+pub(crate) const CHUNKS_PER_WORKER: usize = 8;
+
+/// Items that `imap` reads ahead of its consumer, per worker, unless told otherwise.
+pub(crate) const IMAP_AHEAD_PER_WORKER: usize = 64;

@@ -1,0 +1,589 @@
+//! The scheduler: which task goes to which worker, what happens when something ends. Pure: state plus [`Event`] in, [`Action`]s
+//! out. It has no thread, does no I/O and never reads a clock: the time comes with each event, in nanoseconds.
+//!
+//! ```text
+//! pool     Running ─close─▶ Draining ─all done─▶ Stopping ─all gone─▶ Stopped      (terminate, break: straight to Stopping)
+//! worker   Starting ─▶ Ready ─▶ Retiring ─▶ gone         (Condemned: killed, to be gone soon)
+//! task     Queued ─▶ Leased ─▶ settled once              (back to Queued if its worker died before it was started)
+//! ```
+
+mod feed;
+mod task;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::error::{ExitCause, PoolError};
+use crate::ids::{Lease, TaskKey, WorkerKey};
+use crate::limits::{RETIRE_NS, STALL_NS, START_FAILURES};
+pub(crate) use task::{Spec, Verdict};
+use task::{FunctionStats, Task, TaskState};
+pub(crate) use worker::WorkerPhase;
+use worker::{Held, Seat, Worker};
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    /// The worker has said hello and run the initializer.
+    Ready { worker: WorkerKey },
+    /// The process could not be started; the text says why.
+    SpawnFailed { worker: WorkerKey, error: &'a str },
+    /// The worker, or the program, can't be used at all.
+    Refused { reason: PoolError },
+    /// A reply has arrived.
+    Replied { worker: WorkerKey, lease: Lease, elapsed_ns: u64 },
+    /// All replies that were there have been told.
+    RepliesRead { worker: WorkerKey },
+    /// The answer to [`Action::TakeBack`].
+    TakenBack { worker: WorkerKey, lease: Lease, taken: Taken, why: Why },
+    /// The task has run for longer than it may, and can't finish any more.
+    Expired { worker: WorkerKey, lease: Lease },
+    /// The worker has broken the protocol.
+    Violated { worker: WorkerKey },
+    /// The process has ended and everything that it had answered has been told. `started` are the leases that it had begun.
+    Gone { worker: WorkerKey, started: &'a [Lease], cause: ExitCause },
+    /// The user wants this task to end.
+    Cancel { task: TaskKey },
+    /// No more tasks will come.
+    Close,
+    /// Stop everything; children get `grace_ns` from SIGTERM to SIGKILL.
+    Terminate { grace_ns: u64 },
+    /// Time has passed.
+    Tick,
+}
+
+/// What the shell has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Start a process.
+    Spawn { worker: WorkerKey, seat: u32 },
+    /// Add a task to the worker's next message.
+    Lease { worker: WorkerKey, task: TaskKey, lease: Lease },
+    /// Send the worker's message.
+    Flush { worker: WorkerKey },
+    /// Try to take a task back, and report with [`Event::TakenBack`].
+    TakeBack { worker: WorkerKey, lease: Lease, why: Why },
+    /// Ask the worker to leave.
+    Retire { worker: WorkerKey },
+    /// SIGTERM to its group.
+    Terminate { worker: WorkerKey },
+    /// SIGKILL to its group.
+    Kill { worker: WorkerKey },
+    /// Tell the task's handle. Exactly once per task.
+    Settle { task: TaskKey, verdict: Verdict },
+}
+
+/// Why a task is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Others may have time for it.
+    Stalled,
+    /// The user does not want it any more.
+    Cancelled,
+}
+
+/// How taking back went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It will not be started.
+    Revoked,
+    /// It is running, and can't finish any more: the worker has to be killed. Only for [`Why::Cancelled`].
+    Condemned,
+    /// Neither: it runs or has finished.
+    No,
+}
+
+/// Where the pool stands. Never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Running,
+    Draining,
+    Stopping,
+    Stopped,
+}
+
+/// What does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) workers: u32,
+    pub(crate) max_tasks_per_child: Option<u64>,
+    pub(crate) start_timeout_ns: u64,
+}
+
+/// How many of what, since the pool was built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) submitted: u64,
+    pub(crate) settled: u64,
+    pub(crate) retried: u64,
+    pub(crate) workers_started: u64,
+    pub(crate) workers_lost: u64,
+}
+
+/// The state. See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    config: Config,
+    phase: Phase,
+    tasks: Slab<Task>,
+    /// In order of execution. Holds cancelled tasks until their turn comes.
+    queue: VecDeque<TaskKey>,
+    unfinished: usize,
+    workers: Slab<Worker>,
+    /// Ready workers without a task, the last used on top: its caches are warm.
+    idle: Vec<WorkerKey>,
+    seats: Vec<Seat>,
+    functions: Vec<FunctionStats>,
+    start_failures: u32,
+    broken: Option<PoolError>,
+    counts: Counts,
+}
+
+impl Scheduler {
+    /// A running pool without workers yet: the first event starts them.
+    pub(crate) fn new(config: Config) -> Scheduler {
+        let seats = (0..config.workers).map(|_| Seat::default()).collect();
+        Scheduler {
+            config,
+            phase: Phase::Running,
+            tasks: Slab::new(),
+            queue: VecDeque::new(),
+            unfinished: 0,
+            workers: Slab::new(),
+            idle: Vec::new(),
+            seats,
+            functions: Vec::new(),
+            start_failures: 0,
+            broken: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes a task in. The caller has looked at [`Scheduler::phase`]: only a running pool takes tasks.
+    pub(crate) fn submit(&mut self, spec: Spec, now: u64, out: &mut Vec<Action>) -> TaskKey {
+        debug_assert_eq!(self.phase, Phase::Running, "checked by the caller");
+        let key = TaskKey(self.tasks.insert(Task::new(spec)) as u32);
+        self.unfinished += 1;
+        self.counts.submitted += 1;
+        self.queue.push_back(key);
+        self.feed_idle(now, out);
+        key
+    }
+
+    /// Changes the state by an event; what is to be done is appended to `out`.
+    pub(crate) fn handle(&mut self, event: Event<'_>, now: u64, out: &mut Vec<Action>) {
+        match event {
+            Event::Ready { worker } => self.on_ready(worker, now, out),
+            Event::SpawnFailed { worker, error } => self.on_start_failed(worker, error, now),
+            Event::Refused { reason } => self.on_refused(reason, now, out),
+            Event::Replied { worker, lease, elapsed_ns } => {
+                self.on_replied(worker, lease, elapsed_ns, now, out);
+            }
+            Event::RepliesRead { worker } => self.refill(worker, now, out),
+            Event::TakenBack { worker, lease, taken, why } => {
+                self.on_taken_back(worker, lease, taken, why, now, out);
+            }
+            Event::Expired { worker, lease } => self.on_expired(worker, lease, out),
+            Event::Violated { worker } => self.condemn(worker, out),
+            Event::Gone { worker, started, cause } => self.on_gone(worker, started, cause, now, out),
+            Event::Cancel { task } => self.on_cancel(task, out),
+            Event::Close => self.phase = self.phase.max(Phase::Draining),
+            Event::Terminate { grace_ns } => self.stop(&Verdict::Terminated, grace_ns, now, out),
+            Event::Tick => self.on_tick(now, out),
+        }
+        self.settle_phase(now, out);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Why the pool can't go on, if so.
+    pub(crate) fn broken(&self) -> Option<&PoolError> {
+        self.broken.as_ref()
+    }
+
+    /// Tasks that have not been settled.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.iter().filter(|key| self.tasks[key.index()].state == TaskState::Queued).count()
+    }
+
+    pub(crate) fn worker(&self, worker: WorkerKey) -> Option<&Worker> {
+        self.workers.get(worker.index())
+    }
+
+    /// Workers in the order of their seats, with one that is leaving behind its successor.
+    pub(crate) fn workers(&self) -> Vec<(WorkerKey, &Worker)> {
+        let mut workers: Vec<_> =
+            self.workers.iter().map(|(key, worker)| (WorkerKey(key as u32), worker)).collect();
+        workers.sort_by_key(|(_, worker)| (worker.seat, worker.phase));
+        workers
+    }
+
+    /// Where a task is and what it is called there, if a worker has it.
+    pub(crate) fn lease_of(&self, task: TaskKey) -> Option<(WorkerKey, Lease)> {
+        match self.tasks.get(task.index())?.state {
+            TaskState::Leased(worker) => {
+                let held = self.workers[worker.index()].leases.iter().find(|h| h.task == task)?;
+                Some((worker, held.lease))
+            }
+            TaskState::Queued | TaskState::Dropped => None,
+        }
+    }
+
+    /// Whether every seat has had a worker that became ready.
+    pub(crate) fn all_seated(&self) -> bool {
+        self.seats.iter().all(|seat| seat.was_ready)
+    }
+
+    /// Whether any worker is ready now.
+    pub(crate) fn any_ready(&self) -> bool {
+        self.workers.iter().any(|(_, worker)| worker.phase == WorkerPhase::Ready)
+    }
+
+    /// When a [`Event::Tick`] is due.
+    pub(crate) fn next_tick(&self) -> Option<u64> {
+        let several = self.workers.len() > 1;
+        let workers = self.workers.iter().filter_map(|(_, worker)| worker.next_tick(several));
+        let wanted = self.wants_workers();
+        let seats = self.seats.iter().filter(|seat| wanted && seat.worker.is_none());
+        workers.chain(seats.map(|seat| seat.not_before)).min()
+    }
+
+    fn on_ready(&mut self, key: WorkerKey, now: u64, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        if worker.phase != WorkerPhase::Starting {
+            return;
+        }
+        worker.phase = WorkerPhase::Ready;
+        worker.last_progress = now;
+        worker.deadline = None;
+        self.start_failures = 0;
+        self.seats[worker.seat as usize].was_ready = true;
+        self.idle.push(key);
+        self.feed_idle(now, out);
+    }
+
+    fn on_start_failed(&mut self, key: WorkerKey, error: &str, now: u64) {
+        let Some(worker) = self.workers.try_remove(key.index()) else { return };
+        self.start_failures += 1;
+        self.seats[worker.seat as usize].back_off(now);
+        let times = self.start_failures;
+        let limit = START_FAILURES.max(2 * self.config.workers);
+        if times >= limit && !self.any_ready() && self.phase < Phase::Stopping {
+            self.broken = Some(PoolError::StartFailed(format!(
+                "workers ended before they were ready {times} times in a row (the last one {error}); is pool_core::init() called first in main?"
+            )));
+        }
+    }
+
+    fn on_refused(&mut self, reason: PoolError, now: u64, out: &mut Vec<Action>) {
+        if self.phase < Phase::Stopping {
+            self.broken = Some(reason);
+            self.stop(&Verdict::Broken, 0, now, out);
+        }
+    }
+
+    fn on_replied(
+        &mut self,
+        key: WorkerKey,
+        lease: Lease,
+        elapsed_ns: u64,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        let Some(held) = worker.take_held(lease) else {
+            // nobody gave it this task
+            self.condemn(key, out);
+            return;
+        };
+        worker.last_progress = now;
+        worker.acked_frames = worker.acked_frames.max(held.frame);
+        worker.tasks_done += 1;
+        self.seats[worker.seat as usize].failures = 0;
+        if !held.settled {
+            let function = self.tasks[held.task.index()].spec.function as usize;
+            // a worker that lies about the time only makes its own batches larger or smaller
+            self.functions[function].observe(elapsed_ns);
+            self.settle(held.task, Verdict::Replied, out);
+        }
+    }
+
+    fn on_taken_back(
+        &mut self,
+        key: WorkerKey,
+        lease: Lease,
+        taken: Taken,
+        why: Why,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        match taken {
+            Taken::No => {}
+            Taken::Revoked => {
+                let Some(held) = worker.take_held(lease) else { return };
+                if why == Why::Cancelled {
+                    self.settle(held.task, Verdict::Cancelled, out);
+                } else {
+                    self.requeue(held.task);
+                }
+                self.after_lease_ended(key, now, out);
+                self.feed_idle(now, out);
+            }
+            Taken::Condemned => self.settle_started(key, lease, Verdict::Cancelled, out),
+        }
+    }
+
+    fn on_expired(&mut self, key: WorkerKey, lease: Lease, out: &mut Vec<Action>) {
+        self.settle_started(key, lease, Verdict::TimedOut, out);
+    }
+
+    /// The task that a worker is running ends with its worker.
+    fn settle_started(
+        &mut self,
+        key: WorkerKey,
+        lease: Lease,
+        verdict: Verdict,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        let Some(held) = worker.leases.iter_mut().find(|h| h.lease == lease && !h.settled) else {
+            return;
+        };
+        let task = held.task;
+        if verdict == Verdict::TimedOut && self.tasks[task.index()].spec.retries > 0 {
+            // settled or tried again when the worker is gone
+            self.condemn(key, out);
+            return;
+        }
+        held.settled = true;
+        self.settle(task, verdict, out);
+        self.condemn(key, out);
+    }
+
+    fn on_gone(
+        &mut self,
+        key: WorkerKey,
+        started: &[Lease],
+        cause: ExitCause,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        if worker.phase == WorkerPhase::Starting {
+            let error = if worker.late {
+                "was not ready within the start timeout".to_owned()
+            } else {
+                cause.to_string()
+            };
+            return self.on_start_failed(key, &error, now);
+        }
+        self.counts.workers_lost += u64::from(worker.phase == WorkerPhase::Ready);
+        let (seat, useless) = (worker.seat as usize, worker.tasks_done == 0 && started.is_empty());
+        // in reverse, so that what goes back to the front of the queue keeps its order
+        for held in std::mem::take(&mut worker.leases).into_iter().rev().filter(|h| !h.settled) {
+            if !started.contains(&held.lease) {
+                self.requeue(held.task);
+                continue;
+            }
+            let spec = &mut self.tasks[held.task.index()].spec;
+            if spec.retries > 0 {
+                spec.retries -= 1;
+                self.counts.retried += 1;
+                self.requeue(held.task);
+            } else {
+                self.settle(held.task, Verdict::Lost(key), out);
+            }
+        }
+        self.workers.remove(key.index());
+        self.idle.retain(|&idle| idle != key);
+        let seat = &mut self.seats[seat];
+        if seat.worker == Some(key) {
+            seat.worker = None;
+            if useless {
+                // it ended by itself, or was killed, before it did anything: not again at once
+                seat.back_off(now);
+            }
+        }
+        self.feed_idle(now, out);
+    }
+
+    fn on_cancel(&mut self, key: TaskKey, out: &mut Vec<Action>) {
+        let Some(task) = self.tasks.get_mut(key.index()) else { return };
+        match task.state {
+            TaskState::Dropped => {}
+            TaskState::Queued => {
+                task.state = TaskState::Dropped;
+                self.settled(key, Verdict::Cancelled, out);
+            }
+            TaskState::Leased(_) => {
+                if let Some((worker, lease)) = self.lease_of(key) {
+                    out.push(Action::TakeBack { worker, lease, why: Why::Cancelled });
+                }
+            }
+        }
+    }
+
+    fn on_tick(&mut self, now: u64, out: &mut Vec<Action>) {
+        let several = self.workers.len() > 1;
+        for (key, worker) in &mut self.workers {
+            let key = WorkerKey(key as u32);
+            if worker.deadline.is_some_and(|deadline| deadline <= now) {
+                worker.deadline = None;
+                if worker.phase == WorkerPhase::Starting {
+                    worker.late = true;
+                } else {
+                    worker.phase = WorkerPhase::Condemned;
+                }
+                out.push(Action::Kill { worker: key });
+            }
+            if several && worker.has_spare_work() && worker.last_progress + STALL_NS <= now {
+                worker.last_progress = now;
+                // in reverse, so that they keep their order at the front of the queue; the first one is running
+                for held in worker.leases.iter().skip(1).rev().filter(|held| !held.settled) {
+                    let lease = held.lease;
+                    out.push(Action::TakeBack { worker: key, lease, why: Why::Stalled });
+                }
+            }
+        }
+    }
+
+    /// What follows from the new state: the pool's next phase, and processes to be started.
+    fn settle_phase(&mut self, now: u64, out: &mut Vec<Action>) {
+        if self.broken.is_some() && self.phase < Phase::Stopping {
+            self.stop(&Verdict::Broken, 0, now, out);
+        }
+        if self.phase == Phase::Draining && self.unfinished == 0 {
+            self.phase = Phase::Stopping;
+            for key in self.worker_keys() {
+                self.retire(key, now, out);
+            }
+        }
+        if self.phase == Phase::Stopping && self.workers.is_empty() {
+            self.phase = Phase::Stopped;
+        }
+        if self.wants_workers() {
+            self.fill_seats(now, out);
+        }
+    }
+
+    fn wants_workers(&self) -> bool {
+        match self.phase {
+            Phase::Running => true,
+            Phase::Draining => self.unfinished > 0,
+            Phase::Stopping | Phase::Stopped => false,
+        }
+    }
+
+    fn fill_seats(&mut self, now: u64, out: &mut Vec<Action>) {
+        let deadline = now.saturating_add(self.config.start_timeout_ns);
+        for (index, seat) in self.seats.iter_mut().enumerate() {
+            if seat.worker.is_none() && seat.not_before <= now {
+                let worker = WorkerKey(self.workers.insert(Worker::new(index as u32, deadline)) as u32);
+                seat.worker = Some(worker);
+                self.counts.workers_started += 1;
+                out.push(Action::Spawn { worker, seat: index as u32 });
+            }
+        }
+    }
+
+    /// Asks a worker to leave; one that is only starting is killed.
+    fn retire(&mut self, key: WorkerKey, now: u64, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        match worker.phase {
+            WorkerPhase::Ready => {
+                worker.phase = WorkerPhase::Retiring;
+                worker.deadline = Some(now + RETIRE_NS);
+                let seat = &mut self.seats[worker.seat as usize];
+                if seat.worker == Some(key) {
+                    seat.worker = None;
+                }
+                self.idle.retain(|&idle| idle != key);
+                out.push(Action::Retire { worker: key });
+            }
+            WorkerPhase::Starting => self.condemn(key, out),
+            WorkerPhase::Retiring | WorkerPhase::Condemned => {}
+        }
+    }
+
+    /// Kills a worker; its other tasks are looked after when it is gone.
+    fn condemn(&mut self, key: WorkerKey, out: &mut Vec<Action>) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        if worker.phase != WorkerPhase::Condemned {
+            worker.phase = WorkerPhase::Condemned;
+            self.idle.retain(|&idle| idle != key);
+            out.push(Action::Kill { worker: key });
+        }
+    }
+
+    /// Stops everything now.
+    fn stop(&mut self, verdict: &Verdict, grace_ns: u64, now: u64, out: &mut Vec<Action>) {
+        if self.phase >= Phase::Stopping && self.tasks.is_empty() && self.idle.is_empty() {
+            // only the children are left: a second call may be in more of a hurry
+            self.hurry(now + grace_ns, out);
+            return;
+        }
+        self.phase = self.phase.max(Phase::Stopping);
+        self.queue.clear();
+        let tasks: Vec<_> = self.tasks.iter().map(|(key, task)| (key, task.state)).collect();
+        for (key, state) in tasks {
+            let key = TaskKey(key as u32);
+            if state == TaskState::Dropped {
+                self.tasks.remove(key.index());
+            } else {
+                self.settle(key, *verdict, out);
+            }
+        }
+        self.idle.clear();
+        self.hurry(now + grace_ns, out);
+    }
+
+    fn hurry(&mut self, deadline: u64, out: &mut Vec<Action>) {
+        for (key, worker) in &mut self.workers {
+            worker.leases.iter_mut().for_each(|held| held.settled = true);
+            let known = worker.deadline.is_some_and(|known| known <= deadline);
+            if worker.phase != WorkerPhase::Condemned {
+                out.push(Action::Terminate { worker: WorkerKey(key as u32) });
+                worker.phase = WorkerPhase::Condemned;
+            }
+            if !known {
+                worker.deadline = Some(deadline);
+            }
+        }
+    }
+
+    fn worker_keys(&self) -> Vec<WorkerKey> {
+        self.workers.iter().map(|(key, _)| WorkerKey(key as u32)).collect()
+    }
+
+    fn requeue(&mut self, key: TaskKey) {
+        self.tasks[key.index()].state = TaskState::Queued;
+        self.queue.push_front(key);
+    }
+
+    /// Settles a task that is not in the queue, and forgets it.
+    fn settle(&mut self, key: TaskKey, verdict: Verdict, out: &mut Vec<Action>) {
+        self.tasks.remove(key.index());
+        self.settled(key, verdict, out);
+    }
+
+    fn settled(&mut self, task: TaskKey, verdict: Verdict, out: &mut Vec<Action>) {
+        self.unfinished -= 1;
+        self.counts.settled += 1;
+        out.push(Action::Settle { task, verdict });
+    }
+}

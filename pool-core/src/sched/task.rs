@@ -1,0 +1,80 @@
+//! A task as the scheduler sees it: no arguments, no result.
+
+use crate::ids::WorkerKey;
+use crate::limits::{INLINE_BYTES, UNKNOWN_NS};
+
+/// What the scheduler has to know of a new task.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spec {
+    /// Which function, as counted by the shell.
+    pub(crate) function: u32,
+    /// Size of the encoded arguments.
+    pub(crate) size: u64,
+    /// Items of a chunk: recycling counts these.
+    pub(crate) items: u32,
+    /// How many more times it may be started if its worker dies or its time is up.
+    pub(crate) retries: u32,
+}
+
+impl Spec {
+    /// Too large for a message of tasks.
+    pub(crate) fn is_big(&self) -> bool {
+        self.size > INLINE_BYTES as u64
+    }
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// By a reply.
+    Replied,
+    /// Its worker died while running it.
+    Lost(WorkerKey),
+    TimedOut,
+    Cancelled,
+    Terminated,
+    /// The pool can't go on.
+    Broken,
+}
+
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) spec: Spec,
+    pub(super) state: TaskState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TaskState {
+    Queued,
+    Leased(WorkerKey),
+    /// Settled, but its key is still in the queue.
+    Dropped,
+}
+
+impl Task {
+    pub(super) fn new(spec: Spec) -> Task {
+        Task { spec, state: TaskState::Queued }
+    }
+}
+
+/// What was observed of one function.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FunctionStats {
+    /// Moving average of its duration.
+    average_ns: Option<u64>,
+}
+
+impl FunctionStats {
+    pub(super) fn expected_ns(self) -> u64 {
+        self.average_ns.unwrap_or(UNKNOWN_NS)
+    }
+
+    pub(super) fn observe(&mut self, elapsed_ns: u64) {
+        // an hour is as good as for ever here, and keeps the sums small
+        let elapsed = elapsed_ns.clamp(1, 3_600_000_000_000);
+        self.average_ns = Some(match self.average_ns {
+            None => elapsed,
+            Some(average) => (average * 7 + elapsed) / 8,
+        });
+    }
+}

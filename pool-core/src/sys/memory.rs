@@ -1,0 +1,84 @@
+//! Anonymous shared memory: created by the parent, sealed in size, mapped by both sides, gone with the last of them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A shared mapping of a sealed block. Other processes may write to it at any time, so it is only ever read by copying and
+/// by atomics, never through references to plain data.
+#[derive(Debug)]
+pub(crate) struct SharedBlock {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: all accesses are atomics, or copies through raw pointers of bytes that carry no meaning until they were copied.
+unsafe impl Send for SharedBlock {}
+// SAFETY: as above.
+unsafe impl Sync for SharedBlock {}
+
+impl SharedBlock {
+    /// Creates a zeroed block whose size nobody can change, and the descriptor by which another process maps it.
+    pub(crate) fn create(len: usize) -> io::Result<(SharedBlock, OwnedFd)> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let fd = memfd_create(c"pool-core", flags)?;
+        nix::unistd::ftruncate(&fd, i64::try_from(len).map_err(io::Error::other)?)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok((SharedBlock::map(fd.as_fd(), len)?, fd))
+    }
+
+    /// Maps a block that the parent has created with this length.
+    pub(crate) fn map(fd: BorrowedFd<'_>, len: usize) -> io::Result<SharedBlock> {
+        let size = len.try_into().map_err(io::Error::other)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing; the block is sealed, so touching it can't
+        // raise SIGBUS.
+        let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(SharedBlock { start: start.cast(), len })
+    }
+
+    /// The 64-bit word at `offset`, which must be a multiple of 8 and inside the block.
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "inside the block and aligned");
+        // SAFETY: inside the mapping, aligned (the mapping starts at a page), and only accessed atomically by both sides.
+        unsafe { AtomicU64::from_ptr(self.start.add(offset).as_ptr().cast()) }
+    }
+
+    /// Copies `bytes` into the block.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset <= self.len && bytes.len() <= self.len - offset, "inside the block");
+        // SAFETY: inside the mapping, and `bytes` is ordinary memory that can't overlap it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.start.as_ptr().add(offset),
+                bytes.len(),
+            );
+        }
+    }
+
+    /// Appends `len` bytes of the block to `out`, which has the capacity for them.
+    pub(crate) fn read_into(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
+        assert!(offset <= self.len && len <= self.len - offset, "inside the block");
+        assert!(out.capacity() - out.len() >= len, "reserved by the caller");
+        // SAFETY: inside the mapping and inside the spare capacity; the bytes are initialised by the copy.
+        unsafe {
+            let target = out.as_mut_ptr().add(out.len());
+            std::ptr::copy_nonoverlapping(self.start.as_ptr().add(offset), target, len);
+            out.set_len(out.len() + len);
+        }
+    }
+}
+
+impl Drop for SharedBlock {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it outlives `self`.
+        let _ = unsafe { munmap(self.start.cast(), self.len) };
+    }
+}

@@ -1,0 +1,61 @@
+//! A child by descriptor: its end can be polled for, and its number can't be confused with a stranger's.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use crate::error::ExitCause;
+
+/// A child process that this process has started and not yet reaped.
+#[derive(Debug)]
+pub(crate) struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Opens a child of this process. Free of races as long as nobody else reaps it.
+    pub(crate) fn open(pid: u32) -> io::Result<PidFd> {
+        // SAFETY: pidfd_open takes two integers and returns a new descriptor (close-on-exec by definition).
+        unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(PidFd(OwnedFd::from_raw_fd(fd as libc::c_int)))
+        }
+    }
+
+    /// Sends SIGKILL to this one process.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        // SAFETY: integers and a null pointer, which means "no siginfo".
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Collects the exit status if the process has ended; `None` if it runs. Never blocks.
+    pub(crate) fn try_reap(&self) -> Option<ExitCause> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        match waitid(Id::PIDFd(self.0.as_fd()), flags) {
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR) => None,
+            Ok(WaitStatus::Exited(_, code)) => Some(ExitCause::Exited(code)),
+            Ok(WaitStatus::Signaled(_, signal, core_dumped)) => {
+                Some(ExitCause::Signaled { signal: signal as i32, core_dumped })
+            }
+            // ECHILD: SIGCHLD is ignored in this program, or somebody waits for any child
+            Ok(_) | Err(_) => Some(ExitCause::Unknown),
+        }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,116 @@
+//! Waiting for descriptors: an epoll set for the pool's own thread, a plain poll for a caller, and doorbells.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// The set of descriptors that the pool's thread watches, each with a token.
+#[derive(Debug)]
+pub(crate) struct Watch(Epoll);
+
+impl Watch {
+    pub(crate) fn new() -> io::Result<Watch> {
+        Ok(Watch(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+    }
+
+    /// Reports `token` as long as `fd` is readable, at its end, or a process that has ended.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        Ok(self.0.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?)
+    }
+
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(self.0.delete(fd)?)
+    }
+
+    /// Waits until something is reported or `timeout_ns` has passed (`None`: for ever), and appends the tokens to `tokens`.
+    pub(crate) fn wait(&self, timeout_ns: Option<u64>, tokens: &mut Vec<u64>) -> io::Result<()> {
+        let timeout = match timeout_ns {
+            None => EpollTimeout::NONE,
+            // rounded up: waking early would only mean to wait again
+            Some(ns) => EpollTimeout::try_from(ns.div_ceil(1_000_000).min(60_000) as u32)
+                .unwrap_or(EpollTimeout::ZERO),
+        };
+        let mut events = [EpollEvent::empty(); 64];
+        match self.0.wait(&mut events, timeout) {
+            Ok(count) => tokens.extend(events[..count].iter().map(EpollEvent::data)),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// Wakes a thread that sleeps on a descriptor. Rings coalesce; ringing never blocks.
+#[derive(Debug)]
+pub(crate) struct Doorbell {
+    event: EventFd,
+    /// Set while somebody sleeps, so that ringing costs a system call only then.
+    armed: AtomicBool,
+}
+
+impl Doorbell {
+    pub(crate) fn new() -> io::Result<Doorbell> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Doorbell { event, armed: AtomicBool::new(false) })
+    }
+
+    /// To be called before the last look at what is waited for.
+    pub(crate) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    /// To be called after waking up.
+    pub(crate) fn disarm(&self) {
+        self.armed.store(false, Ordering::SeqCst);
+        // empty or interrupted: either way nothing is left to be read
+        let _ = self.event.read();
+    }
+
+    /// Wakes the sleeper, if there is one.
+    pub(crate) fn ring(&self) {
+        if self.armed.swap(false, Ordering::SeqCst) {
+            // a full counter means that the bell is ringing already
+            let _ = self.event.write(1);
+        }
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+impl Wake for Doorbell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
+    }
+}
+
+/// Waits until one of both is readable or at its end, at most `timeout_ns` (`None`: for ever), or a signal came.
+pub(crate) fn wait_either(
+    one: BorrowedFd<'_>,
+    other: BorrowedFd<'_>,
+    timeout_ns: Option<u64>,
+) -> io::Result<()> {
+    let timeout = match timeout_ns {
+        None => PollTimeout::NONE,
+        Some(ns) => PollTimeout::try_from(ns.div_ceil(1_000_000).min(60_000) as u32)
+            .unwrap_or(PollTimeout::ZERO),
+    };
+    let mut fds = [PollFd::new(one, PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
+    match nix::poll::poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,81 @@
+//! What a worker does to itself when it starts, and what identifies an executable.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::{check, replace_number};
+
+/// This process gets SIGKILL when the thread that started it ends. To be followed by a look at [`parent`].
+pub(crate) fn die_with_parent() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
+}
+
+/// The process id of the parent, 0 if it is outside this PID namespace.
+pub(crate) fn parent() -> u32 {
+    nix::unistd::getppid().as_raw().unsigned_abs()
+}
+
+/// Closes every descriptor but 0, 1 and 2: whatever the parent's program has open is not for its workers.
+pub(crate) fn close_inherited() -> io::Result<()> {
+    // SAFETY: called first thing in a fresh worker, before anything in this process owns a descriptor above 2.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    if result == 0 {
+        return Ok(());
+    }
+    // before Linux 5.9: one by one
+    for entry in std::fs::read_dir("/proc/self/fd")?.collect::<io::Result<Vec<_>>>()? {
+        if let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+            && number > 2
+        {
+            // SAFETY: as above. The directory's own descriptor is closed already: then this fails, harmlessly.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
+}
+
+/// Moves standard input away and puts an empty file in its place.
+pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
+    let taken = super::duplicate_number(0)?;
+    let empty = match std::fs::File::open("/dev/null") {
+        Ok(file) => OwnedFd::from(file),
+        // a container without /dev: an empty anonymous file reads the same
+        Err(_) => nix::sys::memfd::memfd_create(c"stdin", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?,
+    };
+    put(&empty, 0)?;
+    Ok(taken)
+}
+
+/// Puts `file` at descriptor `number` (0, 1 or 2), to be inherited by what this process starts.
+pub(crate) fn put(file: &OwnedFd, number: i32) -> io::Result<()> {
+    replace_number(file.as_fd(), number)?;
+    // SAFETY: integers only; the standard streams are meant to be inherited.
+    unsafe { check(libc::fcntl(number, libc::F_SETFD, 0)) }.map(drop)
+}
+
+/// The name that `ps` and `top` show for this process.
+pub(crate) fn set_name(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        // only for the eye
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
+
+/// Whether this is the thread that `main` runs on.
+pub(crate) fn on_main_thread() -> bool {
+    nix::unistd::gettid() == nix::unistd::getpid()
+}
+
+/// What tells one executable file from another, also after it was replaced on disk: device, inode, size and time of change
+/// of the running image.
+pub(crate) fn image_id() -> io::Result<[u64; 4]> {
+    let stat = nix::sys::stat::stat("/proc/self/exe")?;
+    let changed = (stat.st_mtime as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.st_mtime_nsec as u64);
+    Ok([stat.st_dev, stat.st_ino, stat.st_size as u64, changed])
+}
+
+/// How many processes the kernel has killed for lack of memory since it started; `None` without /proc.
+pub(crate) fn oom_kills() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}

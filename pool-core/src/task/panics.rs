@@ -1,0 +1,75 @@
+//! What is known about a panic in a task: kept by the panic hook of the worker, told to the parent.
+
+use std::any::Any;
+use std::backtrace::Backtrace;
+use std::cell::{Cell, RefCell};
+use std::panic::PanicHookInfo;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::TEXT_BYTES;
+
+/// A panic, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) message: String,
+    pub(crate) location: String,
+    pub(crate) backtrace: String,
+}
+
+thread_local! {
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    static LAST: RefCell<Option<Report>> = const { RefCell::new(None) };
+}
+
+/// Makes panics of this thread's tasks be kept instead of printed. Other threads print as before.
+pub(crate) fn keep() {
+    IN_TASK.set(true);
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if IN_TASK.get() {
+            LAST.set(Some(describe(info)));
+        } else {
+            previous(info);
+        }
+    }));
+}
+
+/// The report of the panic that has just been caught. `payload` tells the message if the user's code has set a hook of
+/// its own, so that nothing was kept.
+pub(crate) fn take(payload: &(dyn Any + Send)) -> Report {
+    let kept = LAST.take().unwrap_or_else(|| Report { location: "unknown".into(), ..Report::default() });
+    if kept.message.is_empty() { Report { message: message(payload), ..kept } } else { kept }
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> Report {
+    let backtrace = match std::env::var_os("RUST_BACKTRACE") {
+        Some(value) if value == "0" => String::new(),
+        _ => cut(Backtrace::force_capture().to_string()),
+    };
+    Report {
+        message: cut(message(info.payload())),
+        location: info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string),
+        backtrace,
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic whose payload is no text".to_owned()
+    }
+}
+
+/// At most what the parent takes for one text, cut between characters.
+pub(crate) fn cut(mut text: String) -> String {
+    let mut end = text.len().min(TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}

@@ -1,0 +1,5 @@
+//! How bytes move between the parent and one worker. Nothing outside knows which way a frame took.
+
+pub(crate) mod replies;
+pub(crate) mod status;
+pub(crate) mod tasks;

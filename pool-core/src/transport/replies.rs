@@ -1,0 +1,195 @@
+//! Worker → parent: frames over a stream socket. The parent reads without blocking, checks every length before it believes it,
+//! and holds no more memory for a worker than what has been received from it plus one read.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::limits::{READ_BUDGET_BYTES, READ_BUFFER_BYTES};
+use crate::sys::socket;
+use crate::wire::from_worker::{HEADER, Header, Malformed};
+
+/// Puts the parts of a stream together again.
+#[derive(Debug)]
+pub(crate) struct ReplyReader {
+    /// The beginning of a frame that has not arrived whole.
+    partial: Vec<u8>,
+    /// A frame larger than one read, whose body grows as it arrives.
+    large: Option<(Header, Vec<u8>)>,
+    max_result: u64,
+}
+
+/// How a round of reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// Nothing more is there now.
+    Drained,
+    /// More may be there: the others come first.
+    Budget,
+    /// The other side has closed the stream.
+    End,
+}
+
+impl ReplyReader {
+    pub(crate) fn new(max_result: u64) -> ReplyReader {
+        ReplyReader { partial: Vec::new(), large: None, max_result }
+    }
+
+    /// Reads what is there, at most [`READ_BUDGET_BYTES`], and hands each complete frame to `take`. `buffer` is lent: one for all
+    /// workers.
+    pub(crate) fn read(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buffer: &mut Vec<u8>,
+        mut take: impl FnMut(Header, &[u8]),
+    ) -> Result<Round, Malformed> {
+        let mut budget = READ_BUDGET_BYTES;
+        loop {
+            let received = match &mut self.large {
+                Some((header, body)) => receive_large(fd, header.len, body),
+                None => {
+                    buffer.clear();
+                    buffer.extend_from_slice(&self.partial);
+                    buffer.reserve(READ_BUFFER_BYTES);
+                    socket::receive_into(fd, buffer, READ_BUFFER_BYTES)
+                }
+            };
+            let received = match received {
+                Ok(0) => return Ok(Round::End),
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Round::Drained),
+                // the worker died with unread tasks: what it had answered before is still to be read
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
+                Err(_) => return Ok(Round::End),
+            };
+            match self.large.take() {
+                Some((header, body)) if body.len() as u64 == header.len => take(header, &body),
+                Some(unfinished) => self.large = Some(unfinished),
+                None => self.parse(buffer, &mut take)?,
+            }
+            budget = budget.saturating_sub(received);
+            if budget == 0 {
+                return Ok(Round::Budget);
+            }
+            if received < READ_BUFFER_BYTES && self.large.is_none() {
+                // a short read of a stream: nothing was left, and the next look would only cost a system call
+                return Ok(Round::Drained);
+            }
+        }
+    }
+
+    /// Hands out the complete frames of `bytes` and keeps the rest.
+    fn parse(&mut self, bytes: &[u8], take: &mut impl FnMut(Header, &[u8])) -> Result<(), Malformed> {
+        let mut rest = bytes;
+        while let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
+            let header = Header::decode(header, self.max_result)?;
+            if body.len() as u64 >= header.len {
+                let (body, next) = body.split_at(header.len as usize);
+                take(header, body);
+                rest = next;
+            } else if header.len as usize > READ_BUFFER_BYTES / 2 {
+                self.large = Some((header, body.to_vec()));
+                rest = &[];
+            } else {
+                break;
+            }
+        }
+        self.partial.clear();
+        self.partial.extend_from_slice(rest);
+        Ok(())
+    }
+}
+
+/// Reads more of a large body. Its memory grows with what arrives, never with what is announced.
+fn receive_large(fd: BorrowedFd<'_>, len: u64, body: &mut Vec<u8>) -> io::Result<usize> {
+    let missing = len - body.len() as u64;
+    if body.capacity() == body.len() {
+        let step = (body.len().max(READ_BUFFER_BYTES) as u64).min(missing);
+        body.try_reserve_exact(step as usize).map_err(io::Error::other)?;
+    }
+    socket::receive_into(fd, body, usize::try_from(missing).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Lease;
+    use crate::wire::from_worker::Kind;
+    use proptest::prelude::*;
+    use std::os::fd::AsFd;
+
+    fn frame(kind: Kind, slot: u16, body: &[u8]) -> Vec<u8> {
+        let lease = Lease { slot, generation: 1 };
+        let mut bytes = Header { lease, len: body.len() as u64, ..Header::new(kind) }.encode().to_vec();
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    /// Sends `chunks` one after the other, reading after each, then closes; returns the bodies.
+    fn pass(chunks: &[&[u8]]) -> (Vec<Vec<u8>>, Result<Round, Malformed>) {
+        let (ours, theirs) = socket::stream_pair().unwrap();
+        let (mut reader, mut buffer, mut bodies) =
+            (ReplyReader::new(1 << 40), Vec::new(), Vec::new());
+        let mut read = |bodies: &mut Vec<Vec<u8>>| {
+            reader.read(ours.as_fd(), &mut buffer, |_, body| bodies.push(body.to_vec()))
+        };
+        for chunk in chunks {
+            for part in chunk.chunks(32 << 10) {
+                socket::send_all(theirs.as_fd(), part).unwrap();
+                if let Err(malformed) = read(&mut bodies) {
+                    return (bodies, Err(malformed));
+                }
+            }
+        }
+        drop(theirs);
+        let end = read(&mut bodies);
+        (bodies, end)
+    }
+
+    #[test]
+    fn large_and_small_frames_mix() {
+        let bodies = [vec![1; 3], vec![2; 5_000_000], vec![], vec![3; 70_000], vec![4; 40_000]];
+        let bytes: Vec<u8> = bodies.iter().flat_map(|body| frame(Kind::Done, 1, body)).collect();
+        let (got, end) = pass(&[&bytes]);
+        assert_eq!(end, Ok(Round::End));
+        assert!(got == bodies);
+    }
+
+    #[test]
+    fn an_incomplete_frame_is_never_delivered() {
+        let whole = frame(Kind::Done, 1, b"result");
+        for len in 0..whole.len() {
+            let (bodies, end) = pass(&[&whole[..len]]);
+            assert_eq!((bodies, end), (vec![], Ok(Round::End)));
+        }
+    }
+
+    #[test]
+    fn an_announced_length_takes_no_memory() {
+        let header = Header { len: 1 << 39, ..Header::new(Kind::Done) }.encode();
+        let (ours, theirs) = socket::stream_pair().unwrap();
+        let (mut reader, mut buffer) = (ReplyReader::new(1 << 40), Vec::new());
+        socket::send_all(theirs.as_fd(), &header).unwrap();
+        socket::send_all(theirs.as_fd(), &[0; 1000]).unwrap();
+        let round = reader.read(ours.as_fd(), &mut buffer, |_, _| panic!("incomplete"));
+        assert_eq!(round, Ok(Round::Drained));
+        let (_, body) = reader.large.as_ref().unwrap();
+        assert!(body.capacity() <= 1000 + READ_BUFFER_BYTES, "{}", body.capacity());
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..20),
+                              cut in 1usize..100) {
+            let bytes: Vec<u8> = bodies.iter().flat_map(|body| frame(Kind::Done, 1, body)).collect();
+            let chunks: Vec<&[u8]> = bytes.chunks(cut).collect();
+            let (got, end) = pass(&chunks);
+            prop_assert_eq!(end, Ok(Round::End));
+            prop_assert_eq!(got, bodies);
+        }
+
+        #[test]
+        fn noise_is_refused_or_incomplete(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = pass(&[&bytes]);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The handshake: what the parent tells a fresh worker, and what the worker answers before it gets any task.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::PROTOCOL_VERSION;
+
+/// First bytes on the reply socket, parent → worker, together with the descriptors of the task channel and the shared block
+/// (and of the real standard output, if the worker was started with another one).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Boot {
+    pub(crate) version: u32,
+    /// The worker's seat, for its name.
+    pub(crate) seat: u32,
+    /// 1 for a worker of the first program, 2 for a worker of a worker.
+    pub(crate) depth: u32,
+    pub(crate) max_result: u64,
+    /// The name of the pool.
+    pub(crate) pool: String,
+}
+
+/// The worker's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) version: u32,
+    pub(crate) depth: u32,
+    pub(crate) image: [u64; 4],
+    pub(crate) pid: u32,
+}
+
+impl Hello {
+    /// Why this worker can't be used, if so. `image` is given if the worker must be a copy of this executable.
+    pub(crate) fn refuse(&self, depth: u32, image: Option<[u64; 4]>) -> Option<String> {
+        if self.version != PROTOCOL_VERSION {
+            let theirs = self.version;
+            return Some(format!(
+                "the worker speaks version {theirs} of the protocol, this program {PROTOCOL_VERSION}: build both with the same pool-core"
+            ));
+        }
+        if self.depth != depth {
+            return Some(format!("the worker counts {} nested pools, this program {depth}", self.depth));
+        }
+        match image {
+            Some(image) if image != self.image => Some(
+                "the worker was started from another executable than this program: was the file replaced?".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
