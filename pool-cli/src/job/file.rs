@@ -14,43 +14,43 @@ use super::units::{ByteSize, OneOrMany, Time};
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct JobFile {
-    pub pool: PoolSection,
-    pub task: Option<Spanned<TaskSection>>,
-    pub inputs: Option<Spanned<InputsSection>>,
-    pub limits: LimitsSection,
-    pub stop: Option<Spanned<StopSection>>,
-    pub output: OutputSection,
+pub(crate) struct JobFile {
+    pub(crate) pool: PoolSection,
+    pub(crate) task: Option<Spanned<TaskSection>>,
+    pub(crate) inputs: Option<Spanned<InputsSection>>,
+    pub(crate) limits: LimitsSection,
+    pub(crate) stop: Option<Spanned<StopSection>>,
+    pub(crate) output: OutputSection,
 }
 
 /// `[pool]`: the workers.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct PoolSection {
-    pub procs: Option<NonZero<usize>>,
-    pub grace: Option<Time>,
-    pub term_grace: Option<Time>,
-    pub start_timeout: Option<Time>,
+pub(crate) struct PoolSection {
+    pub(crate) procs: Option<NonZero<usize>>,
+    pub(crate) grace: Option<Time>,
+    pub(crate) term_grace: Option<Time>,
+    pub(crate) start_timeout: Option<Time>,
 }
 
 /// `[task]`: what is done with each input.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct TaskSection {
-    pub command: Option<Spanned<Vec<Spanned<String>>>>,
-    pub worker: Option<Spanned<String>>,
-    pub task: Option<Spanned<String>>,
-    pub args: Option<Spanned<Value>>,
-    pub cwd: Option<Spanned<String>>,
-    pub env: BTreeMap<String, Spanned<String>>,
-    pub stdin: Option<Spanned<String>>,
-    pub stderr: Option<Spanned<WorkerStderr>>,
+pub(crate) struct TaskSection {
+    pub(crate) command: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) worker: Option<Spanned<String>>,
+    pub(crate) task: Option<Spanned<String>>,
+    pub(crate) args: Option<Spanned<Value>>,
+    pub(crate) cwd: Option<Spanned<String>>,
+    pub(crate) env: BTreeMap<String, Spanned<String>>,
+    pub(crate) stdin: Option<Spanned<String>>,
+    pub(crate) stderr: Option<Spanned<WorkerStderr>>,
 }
 
 /// Where the standard error of the worker processes of named tasks goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum WorkerStderr {
+pub(crate) enum WorkerStderr {
     /// To the standard error of the command.
     #[default]
     Inherit,
@@ -61,25 +61,25 @@ pub enum WorkerStderr {
 /// `[inputs]`: exactly one source.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct InputsSection {
-    pub values: Option<Spanned<Vec<Spanned<Value>>>>,
-    pub range: Option<Spanned<RangeTable>>,
-    pub lines: Option<Spanned<String>>,
-    pub glob: Option<Spanned<OneOrMany>>,
-    pub exclude: Option<Spanned<OneOrMany>>,
-    pub jsonl: Option<Spanned<String>>,
-    pub csv: Option<Spanned<String>>,
+pub(crate) struct InputsSection {
+    pub(crate) values: Option<Spanned<Vec<Spanned<Value>>>>,
+    pub(crate) range: Option<Spanned<RangeTable>>,
+    pub(crate) lines: Option<Spanned<String>>,
+    pub(crate) glob: Option<Spanned<OneOrMany>>,
+    pub(crate) exclude: Option<Spanned<OneOrMany>>,
+    pub(crate) jsonl: Option<Spanned<String>>,
+    pub(crate) csv: Option<Spanned<String>>,
 }
 
 /// `range = { start = 0, end = 500, step = 1 }`
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RangeTable {
+pub(crate) struct RangeTable {
     #[serde(default)]
-    pub start: i64,
-    pub end: i64,
+    pub(crate) start: i64,
+    pub(crate) end: i64,
     #[serde(default = "one")]
-    pub step: i64,
+    pub(crate) step: i64,
 }
 
 fn one() -> i64 {
@@ -89,37 +89,39 @@ fn one() -> i64 {
 /// `[limits]`: what one task may use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct LimitsSection {
-    pub timeout: Option<Time>,
-    pub retries: Option<u32>,
-    pub memory: Option<Spanned<ByteSize>>,
-    pub output_cap: Option<Spanned<ByteSize>>,
+pub(crate) struct LimitsSection {
+    pub(crate) timeout: Option<Time>,
+    pub(crate) retries: Option<u32>,
+    pub(crate) memory: Option<Spanned<ByteSize>>,
+    pub(crate) output_cap: Option<Spanned<ByteSize>>,
 }
 
 /// `[stop]`: when the rest is not needed any more.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct StopSection {
-    pub equals: Option<Spanned<Value>>,
-    pub field: Option<Spanned<String>>,
-    pub on: Option<StopOn>,
+pub(crate) struct StopSection {
+    pub(crate) equals: Option<Spanned<Value>>,
+    pub(crate) field: Option<Spanned<String>>,
+    pub(crate) on: Option<StopOn>,
 }
 
 /// The kinds of result that stop a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum StopOn {
+pub(crate) enum StopOn {
     /// The first task that succeeds.
     FirstSuccess,
-    /// The first task that does not.
+    /// The first task that does not succeed.
     FirstFailure,
+    /// None.
+    Never,
 }
 
 /// `[output]`: where results go.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct OutputSection {
-    pub file: Option<Spanned<String>>,
-    pub keep_order: Option<bool>,
-    pub fields: Option<Spanned<Vec<Spanned<String>>>>,
+pub(crate) struct OutputSection {
+    pub(crate) file: Option<Spanned<String>>,
+    pub(crate) keep_order: Option<bool>,
+    pub(crate) fields: Option<Spanned<Vec<Spanned<String>>>>,
 }

@@ -14,40 +14,59 @@ use super::source::{Problem, Source, suggest};
 
 /// What the command line sets over the file.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// `--set KEY=VALUE`, in order.
-    pub set: Vec<String>,
+pub(crate) struct Settings {
+    /// In the order in which they are applied.
+    pub(crate) list: Vec<Setting>,
     /// `--input GLOB`, in order; replaces the file's inputs.
-    pub input: Vec<String>,
+    pub(crate) input: Vec<String>,
+}
+
+/// One key and its value, as TOML.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    option: &'static str,
+    text: String,
+}
+
+impl Setting {
+    /// What an option such as `--procs` sets.
+    pub(crate) fn new(option: &'static str, key: &str, value: impl Into<toml::Value>) -> Self {
+        Setting { option, text: format!("{key} = {}", value.into()) }
+    }
+
+    /// `--set KEY=VALUE`. A value that is not TOML is taken as text, so that `--set task.cwd=/tmp` works.
+    pub(crate) fn parse(setting: &str) -> Result<Self, String> {
+        let Some((key, value)) = setting.split_once('=') else {
+            return Err("a setting has the form KEY=VALUE, for example pool.procs=4".into());
+        };
+        let text = format!("{key} = {value}");
+        match toml::from_str::<toml::Table>(&text) {
+            Ok(_) => Ok(Setting { option: "--set", text }),
+            Err(_) => Ok(Setting::new("--set", key, value)),
+        }
+    }
 }
 
 /// Reads the file's text and applies the settings, which become part of the source.
 ///
 /// With problems of syntax there is no job file to speak of, and nothing else is looked at.
-pub fn parse(source: &mut Source, settings: &Settings) -> Result<(JobFile, Vec<Problem>), Vec<Problem>> {
-    let mut problems = Vec::new();
-    let mut over = Vec::new();
-    for setting in &settings.set {
-        match setting_text(setting) {
-            Some(text) => over.push(place(source, "--set", text)),
-            None => {
-                let start = source.push("--set", setting.clone());
-                let problem = Problem::at(start..start + setting.len(), "a setting has the form KEY=VALUE");
-                problems.push(problem.hint("for example --set pool.procs=4"));
-            }
-        }
-    }
-    let inputs = inputs_text(&settings.input).map(|text| place(source, "--input", text));
+pub(crate) fn parse(
+    source: &mut Source,
+    settings: &Settings,
+) -> Result<(JobFile, Vec<Problem>), Vec<Problem>> {
+    let inputs = inputs_setting(&settings.input);
+    let settings = inputs.iter().chain(&settings.list);
+    let over: Vec<String> = settings.map(|Setting { option, text }| place(source, option, text)).collect();
 
     let (mut document, errors) = DeTable::parse_recoverable(source.file_text());
-    problems.extend(errors.iter().map(|error| problem(error, None)));
+    let mut problems: Vec<Problem> = errors.iter().map(|error| problem(error, None)).collect();
     if inputs.is_some()
         && let Some(DeValue::Table(section)) = document.get_mut().get_mut("inputs").map(Spanned::get_mut)
     {
         let exclude = section.remove_entry("exclude");
         *section = exclude.into_iter().collect();
     }
-    for text in over.iter().chain(&inputs) {
+    for text in &over {
         match DeTable::parse(text) {
             Ok(table) => merge(document.get_mut(), table.into_inner()),
             Err(error) => problems.push(problem(&error, None)),
@@ -57,25 +76,14 @@ pub fn parse(source: &mut Source, settings: &Settings) -> Result<(JobFile, Vec<P
 }
 
 /// Adds a text to the source and returns it moved to where its spans continue those of the source.
-fn place(source: &mut Source, option: &str, text: String) -> String {
-    let start = source.push(option, text.clone());
-    " ".repeat(start) + &text
+fn place(source: &mut Source, option: &str, text: &str) -> String {
+    let start = source.push(option, text.to_owned());
+    " ".repeat(start) + text
 }
 
-/// `--set KEY=VALUE` as TOML. A value that is not TOML is taken as text, so that `--set task.cwd=/tmp` works.
-fn setting_text(setting: &str) -> Option<String> {
-    let (key, value) = setting.split_once('=')?;
-    let text = format!("{key} = {value}");
-    match toml::from_str::<toml::Table>(&text) {
-        Ok(_) => Some(text),
-        Err(_) => Some(format!("{key} = {}", toml::Value::String(value.to_owned()))),
-    }
-}
-
-/// `--input GLOB` as TOML.
-fn inputs_text(patterns: &[String]) -> Option<String> {
+fn inputs_setting(patterns: &[String]) -> Option<Setting> {
     let list: Vec<toml::Value> = patterns.iter().map(|text| toml::Value::String(text.clone())).collect();
-    (!list.is_empty()).then(|| format!("inputs.glob = {}", toml::Value::Array(list)))
+    (!list.is_empty()).then(|| Setting::new("--input", "inputs.glob", list))
 }
 
 /// Tries, takes out what is wrong, and tries again.
@@ -190,7 +198,7 @@ mod tests {
     }
 
     fn set(list: &[&str]) -> Settings {
-        Settings { set: list.iter().map(|text| (*text).into()).collect(), input: Vec::new() }
+        Settings { list: list.iter().map(|text| Setting::parse(text).unwrap()).collect(), input: Vec::new() }
     }
 
     #[test]
@@ -232,9 +240,8 @@ mod tests {
         assert_eq!(cwd.get_ref(), "/tmp");
         assert!(source.is_from_command_line(&cwd.span()));
 
-        let shown = shown(text, &set(&["pool.procs=x", "pools=1", "nothing"]));
-        assert!(shown.contains("--> --set:1:1\n  |\n1 | nothing\n"), "{shown}");
-        let shown = self::shown(text, &set(&["pool.procs=x", "pools=1"]));
+        assert!(Setting::parse("nothing").unwrap_err().contains("KEY=VALUE"));
+        let shown = shown(text, &set(&["pool.procs=x", "pools=1"]));
         assert!(shown.contains("found string \"x\"\n --> --set:1:14\n  |\n1 | pool.procs = \"x\"\n"), "{shown}");
         assert!(shown.contains("unknown key `pools` in the job file\n --> --set:1:1\n"), "{shown}");
     }

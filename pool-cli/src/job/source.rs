@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// The job file and what the command line sets over it, as one text, so that every problem has a place to point at.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     segments: Vec<Segment>,
 }
 
@@ -19,29 +19,29 @@ struct Segment {
 
 impl Source {
     /// A source that is a file and nothing else yet.
-    pub fn new(name: String, text: String) -> Self {
+    pub(crate) fn new(name: String, text: String) -> Self {
         Source { segments: vec![Segment { name, text, start: 0 }] }
     }
 
     /// Adds what an option of the command line sets and returns where its spans start.
-    pub fn push(&mut self, option: &str, text: String) -> usize {
+    pub(crate) fn push(&mut self, option: &str, text: String) -> usize {
         let start = self.segments.last().map_or(0, |last| last.start + last.text.len() + 1);
         self.segments.push(Segment { name: option.into(), text, start });
         start
     }
 
     /// The file's name as it was given.
-    pub fn file_name(&self) -> &str {
+    pub(crate) fn file_name(&self) -> &str {
         &self.segments[0].name
     }
 
     /// The file's text.
-    pub fn file_text(&self) -> &str {
+    pub(crate) fn file_text(&self) -> &str {
         &self.segments[0].text
     }
 
     /// Whether a span lies in what the command line set.
-    pub fn is_from_command_line(&self, span: &Range<usize>) -> bool {
+    pub(crate) fn is_from_command_line(&self, span: &Range<usize>) -> bool {
         span.start > self.segments[0].text.len()
     }
 
@@ -74,20 +74,20 @@ struct Place<'a> {
 
 /// One thing that is wrong with a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Where, if it is somewhere.
-    pub span: Option<Range<usize>>,
+    pub(crate) span: Option<Range<usize>>,
     /// What is wrong.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do about it.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// Which exit code it calls for.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// What a problem is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The job file says something that makes no sense.
     Invalid,
     /// It names a file that is not there.
@@ -96,47 +96,47 @@ pub enum Kind {
 
 impl Problem {
     /// A problem at a place.
-    pub fn at(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(crate) fn at(span: Range<usize>, message: impl Into<String>) -> Self {
         Problem { span: Some(span), ..Problem::new(message) }
     }
 
     /// A problem of the whole file.
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Problem { span: None, message: message.into(), hint: None, kind: Kind::Invalid }
     }
 
     /// Adds what to do about it.
-    pub fn hint(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Problem { hint: Some(hint.into()), ..self }
     }
 
     /// Adds what to do about it, if that is known.
-    pub fn maybe_hint(self, hint: Option<String>) -> Self {
+    pub(crate) fn maybe_hint(self, hint: Option<String>) -> Self {
         Problem { hint, ..self }
     }
 
     /// Says that it is about a file that is not there.
-    pub fn missing(self) -> Self {
+    pub(crate) fn missing(self) -> Self {
         Problem { kind: Kind::Missing, ..self }
     }
 }
 
 /// All that is wrong with a job, ready to be shown.
 #[derive(Debug)]
-pub struct Problems {
+pub(crate) struct Problems {
     source: Source,
     list: Vec<Problem>,
 }
 
 impl Problems {
     /// Puts the problems in the order of the text.
-    pub fn new(source: Source, mut list: Vec<Problem>) -> Self {
+    pub(crate) fn new(source: Source, mut list: Vec<Problem>) -> Self {
         list.sort_by_key(|problem| problem.span.as_ref().map_or(usize::MAX, |span| span.start));
         Problems { source, list }
     }
 
     /// Whether nothing is wrong but that files are missing.
-    pub fn only_missing_files(&self) -> bool {
+    pub(crate) fn only_missing_files(&self) -> bool {
         self.list.iter().all(|problem| problem.kind == Kind::Missing)
     }
 }
@@ -177,7 +177,7 @@ fn show(f: &mut fmt::Formatter<'_>, source: &Source, problem: &Problem) -> fmt::
 }
 
 /// `did you mean ..?` for a word that is not among the known ones, or else the known ones.
-pub fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn suggest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     let near = |name: &&str| strsim::damerau_levenshtein(&word.to_lowercase(), name);
     let best = known.iter().map(|name| (near(name), *name)).min()?;

@@ -8,7 +8,7 @@ use toml::Spanned;
 
 /// A length of time such as `"30s"` or `"1m 30s"`. A bare number is refused: nobody could know its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Time(pub Duration);
+pub(crate) struct Time(pub(crate) Duration);
 
 impl std::str::FromStr for Time {
     type Err = String;
@@ -24,7 +24,7 @@ impl std::str::FromStr for Time {
 
 /// A number of bytes: a bare number, or a text such as `"512 MiB"` or `"2 GB"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
+pub(crate) struct ByteSize(pub(crate) u64);
 
 impl std::str::FromStr for ByteSize {
     type Err = String;
@@ -62,7 +62,7 @@ impl fmt::Display for ByteSize {
 
 /// One text or a list of texts, each with its place.
 #[derive(Clone, Debug)]
-pub struct OneOrMany(pub Vec<Spanned<String>>);
+pub(crate) struct OneOrMany(pub(crate) Vec<Spanned<String>>);
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -36,9 +36,19 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 }
 
 /// Decodes a value that fills `bytes` exactly.
+///
+/// No encoded value claims more bytes than it has, so a limit of at least that many refuses only damaged ones, before memory is
+/// taken for what they claim. The limit is a constant for the compiler: three sizes of it do.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let (value, used) =
-        bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|error| decode_text(&error))?;
+    const SMALL: usize = 64 << 10;
+    const MEDIUM: usize = 16 << 20;
+    const LARGE: usize = 16 << 30;
+    let decoded = match bytes.len() {
+        ..=SMALL => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<SMALL>()),
+        ..=MEDIUM => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<MEDIUM>()),
+        _ => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<LARGE>()),
+    };
+    let (value, used) = decoded.map_err(|error| decode_text(&error))?;
     if used == bytes.len() {
         Ok(value)
     } else {
@@ -108,6 +118,14 @@ mod tests {
         let error = encode(&[0u64; 100].as_slice(), &mut bytes, 64).unwrap_err();
         assert!(matches!(error, Unencodable::TooLarge(size) if size > 64));
         assert_eq!(bytes, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_claimed_length_takes_no_memory() {
+        let claim = (1u64 << 40).to_le_bytes();
+        assert!(decode::<String>(&claim).is_err());
+        assert!(decode::<Vec<u64>>(&claim).is_err());
+        assert!(decode::<Vec<()>>(&[0; 8]).unwrap().is_empty());
     }
 
     #[test]

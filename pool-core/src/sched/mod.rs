@@ -22,8 +22,8 @@ use crate::ids::{Lease, TaskKey, WorkerKey};
 use crate::limits::{RETIRE_NS, STALL_NS, START_FAILURES};
 pub(crate) use task::{Spec, Verdict};
 use task::{FunctionStats, Task, TaskState};
-pub(crate) use worker::WorkerPhase;
-use worker::{Held, Seat, Worker};
+pub(crate) use worker::{Worker, WorkerPhase};
+use worker::Seat;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub(crate) enum Event<'a> {
 }
 
 /// What the shell has to do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start a process.
     Spawn { worker: WorkerKey, seat: u32 },
@@ -246,6 +246,11 @@ impl Scheduler {
     /// Whether every seat has had a worker that became ready.
     pub(crate) fn all_seated(&self) -> bool {
         self.seats.iter().all(|seat| seat.was_ready)
+    }
+
+    /// Whether a task would be given to a worker at once.
+    pub(crate) fn any_idle(&self) -> bool {
+        !self.idle.is_empty()
     }
 
     /// Whether any worker is ready now.

@@ -67,9 +67,10 @@ impl Doorbell {
 
     /// To be called after waking up.
     pub(crate) fn disarm(&self) {
-        self.armed.store(false, Ordering::SeqCst);
-        // empty or interrupted: either way nothing is left to be read
-        let _ = self.event.read();
+        if !self.armed.swap(false, Ordering::SeqCst) {
+            // it was rung; if the ring is still under way, it will only wake the next sleep for nothing
+            let _ = self.event.read();
+        }
     }
 
     /// Wakes the sleeper, if there is one.

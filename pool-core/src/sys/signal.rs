@@ -5,6 +5,9 @@ use std::io;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+/// The number of SIGKILL.
+pub(crate) const KILL: i32 = Signal::SIGKILL as i32;
+
 /// `SIGSEGV` for 11.
 pub(crate) fn name(signal: i32) -> Option<&'static str> {
     Signal::try_from(signal).ok().map(Signal::as_str)
@@ -34,4 +37,13 @@ pub(crate) fn send_to_group(leader: u32, signal: GroupSignal) -> io::Result<()> 
         GroupSignal::Kill => killpg(group, Signal::SIGKILL)?,
     }
     Ok(())
+}
+
+/// Gives the signals by which a process is asked to end, and SIGCHLD, their default meaning again if this process has inherited
+/// that they are ignored: a worker must be stoppable, and a task must be able to wait for what it starts.
+pub(crate) fn restore_defaults() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGCHLD] {
+        // SAFETY: the default action runs no code of this process; called first thing in a fresh worker, which has no handlers.
+        let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
+    }
 }

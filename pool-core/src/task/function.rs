@@ -44,7 +44,7 @@ macro_rules! implement {
         {
             type Output = O;
 
-            #[expect(non_snake_case, reason = "the type parameters name the variables")]
+            #[allow(non_snake_case, reason = "the type parameters name the variables")]
             #[allow(clippy::unused_unit, reason = "no arguments")]
             #[inline]
             fn call(self, ($($arg,)*): ($($arg,)*)) -> anyhow::Result<O> {
@@ -59,7 +59,7 @@ macro_rules! implement {
         {
             type Output = O;
 
-            #[expect(non_snake_case, reason = "the type parameters name the variables")]
+            #[allow(non_snake_case, reason = "the type parameters name the variables")]
             #[inline]
             fn call(self, ($($arg,)*): ($($arg,)*)) -> anyhow::Result<O> {
                 self($($arg),*)

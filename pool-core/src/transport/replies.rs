@@ -1,6 +1,7 @@
 //! Worker → parent: frames over a stream socket. The parent reads without blocking, checks every length before it believes it,
 //! and holds no more memory for a worker than what has been received from it plus one read.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -40,7 +41,7 @@ impl ReplyReader {
         &mut self,
         fd: BorrowedFd<'_>,
         buffer: &mut Vec<u8>,
-        mut take: impl FnMut(Header, &[u8]),
+        mut take: impl FnMut(Header, Cow<'_, [u8]>),
     ) -> Result<Round, Malformed> {
         let mut budget = READ_BUDGET_BYTES;
         loop {
@@ -62,7 +63,7 @@ impl ReplyReader {
                 Err(_) => return Ok(Round::End),
             };
             match self.large.take() {
-                Some((header, body)) if body.len() as u64 == header.len => take(header, &body),
+                Some((header, body)) if body.len() as u64 == header.len => take(header, Cow::Owned(body)),
                 Some(unfinished) => self.large = Some(unfinished),
                 None => self.parse(buffer, &mut take)?,
             }
@@ -78,13 +79,13 @@ impl ReplyReader {
     }
 
     /// Hands out the complete frames of `bytes` and keeps the rest.
-    fn parse(&mut self, bytes: &[u8], take: &mut impl FnMut(Header, &[u8])) -> Result<(), Malformed> {
+    fn parse(&mut self, bytes: &[u8], take: &mut impl FnMut(Header, Cow<'_, [u8]>)) -> Result<(), Malformed> {
         let mut rest = bytes;
         while let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
             let header = Header::decode(header, self.max_result)?;
             if body.len() as u64 >= header.len {
                 let (body, next) = body.split_at(header.len as usize);
-                take(header, body);
+                take(header, Cow::Borrowed(body));
                 rest = next;
             } else if header.len as usize > READ_BUFFER_BYTES / 2 {
                 self.large = Some((header, body.to_vec()));
@@ -130,7 +131,7 @@ mod tests {
         let (mut reader, mut buffer, mut bodies) =
             (ReplyReader::new(1 << 40), Vec::new(), Vec::new());
         let mut read = |bodies: &mut Vec<Vec<u8>>| {
-            reader.read(ours.as_fd(), &mut buffer, |_, body| bodies.push(body.to_vec()))
+            reader.read(ours.as_fd(), &mut buffer, |_, body| bodies.push(body.into_owned()))
         };
         for chunk in chunks {
             for part in chunk.chunks(32 << 10) {

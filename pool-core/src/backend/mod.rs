@@ -1,0 +1,3 @@
+//! The kinds of workers. Processes for now.
+
+pub(crate) mod process;

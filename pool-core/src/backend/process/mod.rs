@@ -1,0 +1,4 @@
+//! Worker processes: started by one thread per pool, each behind a link.
+
+pub(crate) mod link;
+pub(crate) mod spawner;

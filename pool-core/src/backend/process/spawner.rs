@@ -1,0 +1,126 @@
+//! Starts worker processes, on a thread of its own that lives as long as the pool: the parent-death signal of a child fires when the
+//! *thread* that started it ends, and a start takes a millisecond that nobody else should wait for.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::link::Started;
+use crate::boot::{Entry, Role, SUMMONS, Summons, TEST_ENTRY};
+use crate::codec;
+use crate::limits::PROTOCOL_VERSION;
+use crate::sys::{self, pidfd::PidFd, socket};
+use crate::transport::{status::StatusPage, tasks};
+use crate::wire::hello::Boot;
+
+/// Where the standard output or standard error of workers goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// To the parent's.
+    #[default]
+    Inherit,
+    /// Nowhere.
+    Discard,
+}
+
+/// How a pool starts its workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    pub(crate) pool: String,
+    pub(crate) role: Role,
+    /// `None`: copies of this executable.
+    pub(crate) executable: Option<PathBuf>,
+    /// `None` removes a variable.
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) env_clear: bool,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    pub(crate) max_result: u64,
+}
+
+impl Recipe {
+    /// Starts one process and connects it. Everything that it needs is on its way when this returns; it has not said hello yet.
+    pub(crate) fn start(&self, seat: u32) -> io::Result<Started> {
+        let (stream, theirs) = socket::stream_pair()?;
+        let (sender, tasks) = tasks::channel()?;
+        let (page, page_fd) = StatusPage::create()?;
+        self.send_boot(&stream, seat, [tasks.as_raw_fd(), page_fd.as_raw_fd()])?;
+        let summons = Summons::text(sys::inode(theirs.as_fd())?, std::process::id());
+        let child = self.command(theirs, summons).spawn()?;
+        let pid = child.id();
+        let pidfd = PidFd::open(pid)?;
+        Ok(Started { pid, pidfd, stream, sender, page })
+    }
+
+    fn send_boot(&self, stream: &OwnedFd, seat: u32, fds: [RawFd; 2]) -> io::Result<()> {
+        let boot = Boot {
+            version: PROTOCOL_VERSION,
+            seat,
+            depth: self.role.depth + 1,
+            max_result: self.max_result,
+            pool: self.pool.clone(),
+        };
+        let mut bytes = Vec::new();
+        codec::encode(&boot, &mut bytes, 1024)
+            .map_err(|_| io::Error::other("the name of the pool is too long"))?;
+        let [tasks, page] = fds;
+        if self.hides_stdout() && self.stdout == Output::Inherit {
+            let stdout = io::stdout();
+            socket::send_with(stream.as_fd(), &bytes, &[tasks, page, stdout.as_raw_fd()])?;
+        } else {
+            socket::send_with(stream.as_fd(), &bytes, &[tasks, page])?;
+        }
+        Ok(())
+    }
+
+    /// A copy of a test binary prints a heading before it becomes a worker: it gets the real standard output only then.
+    fn hides_stdout(&self) -> bool {
+        self.executable.is_none() && self.role.entry == Entry::Test
+    }
+
+    /// Without `pre_exec`, so that std can use `posix_spawn`: forking a parent of a gigabyte takes 50 times as long. The only
+    /// descriptor that is passed is standard input; the others follow over it, so nothing can leak into a process that another thread
+    /// of this program starts at the same time.
+    fn command(&self, stdin: OwnedFd, summons: String) -> Command {
+        let mut command = match &self.executable {
+            Some(path) => Command::new(path),
+            None => Command::new("/proc/self/exe"),
+        };
+        if self.executable.is_none() {
+            if let Some(name) = std::env::args_os().next() {
+                command.arg0(name);
+            }
+            if self.role.entry == Entry::Test {
+                command.args([TEST_ENTRY, "--nocapture", "--test-threads=1"]);
+            }
+        }
+        if self.env_clear {
+            command.env_clear();
+        }
+        for (name, value) in &self.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        if let Some(directory) = &self.current_dir {
+            command.current_dir(directory);
+        }
+        let stdio = |output| match output {
+            Output::Inherit => Stdio::inherit(),
+            Output::Discard => Stdio::null(),
+        };
+        command
+            .env(SUMMONS, summons)
+            .process_group(0)
+            .stdin(Stdio::from(stdin))
+            .stdout(if self.hides_stdout() { Stdio::null() } else { stdio(self.stdout) })
+            .stderr(stdio(self.stderr));
+        command
+    }
+}

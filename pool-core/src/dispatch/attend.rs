@@ -1,0 +1,120 @@
+//! A thread that waits for one result reads its worker's replies itself: the result then takes one wake-up instead of two.
+
+use std::cell::OnceCell;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::core::{Effects, TaskSlot};
+use super::{Shared, service};
+use crate::backend::process::link::Reading;
+use crate::ids::{TaskKey, WorkerKey};
+use crate::sys::clock;
+use crate::sys::poll::{Doorbell, wait_either};
+use crate::sys::socket::Stream;
+use crate::transport::replies::Round;
+
+thread_local! {
+    /// Rung when the slot is settled by somebody else meanwhile.
+    static BELL: OnceCell<Option<(Arc<Doorbell>, Waker)>> = const { OnceCell::new() };
+}
+
+fn bell() -> Option<(Arc<Doorbell>, Waker)> {
+    BELL.with(|cell| {
+        let make = || {
+            let bell = Arc::new(Doorbell::new().ok()?);
+            Some((Arc::clone(&bell), Waker::from(bell)))
+        };
+        cell.get_or_init(make).clone()
+    })
+}
+
+impl Shared {
+    /// Waits until the slot of this task is settled, or until the deadline. Returns whether it is settled.
+    pub(crate) fn wait(&self, key: TaskKey, slot: &Arc<TaskSlot>, deadline: Option<Instant>) -> bool {
+        if slot.is_settled() {
+            return true;
+        }
+        if !self.on_service_thread()
+            && let Some((bell, waker)) = bell()
+            && let Some((worker, stream)) = self.begin_to_attend(key, slot)
+        {
+            let ended = self.attend(worker, &stream, slot, (&bell, &waker), deadline);
+            self.end_to_attend(worker, &stream, ended);
+        }
+        slot.wait(deadline)
+    }
+
+    /// Takes the reading of the worker that runs this task over from the pool's thread, unless somebody else has.
+    fn begin_to_attend(
+        &self,
+        key: TaskKey,
+        slot: &Arc<TaskSlot>,
+    ) -> Option<(WorkerKey, Arc<Stream>)> {
+        let mut core = self.lock();
+        if !core.is_task(key, slot) {
+            return None;
+        }
+        let (worker, _) = core.sched.lease_of(key)?;
+        let link = core.link_mut(worker)?;
+        if link.reading != Reading::Watched || self.watch.remove(link.stream.as_fd()).is_err() {
+            return None;
+        }
+        link.reading = Reading::Attended;
+        Some((worker, Arc::clone(&link.stream)))
+    }
+
+    /// Reads until the slot is settled, the deadline is over, or the stream has ended, which it returns.
+    fn attend(
+        &self,
+        worker: WorkerKey,
+        stream: &Arc<Stream>,
+        slot: &TaskSlot,
+        (bell, waker): (&Doorbell, &Waker),
+        deadline: Option<Instant>,
+    ) -> bool {
+        if !slot.register(waker) {
+            return false;
+        }
+        loop {
+            bell.arm();
+            if slot.is_settled() {
+                bell.disarm();
+                return false;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left_ns = left.map(|left| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+            let waited = wait_either(stream.as_fd(), bell.as_fd(), left_ns);
+            bell.disarm();
+            if waited.is_err() || left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            if self.read_attended(worker, stream) == Round::End {
+                return true;
+            }
+        }
+    }
+
+    fn read_attended(&self, worker: WorkerKey, stream: &Arc<Stream>) -> Round {
+        let mut core = self.lock();
+        if !core.link(worker).is_some_and(|link| Arc::ptr_eq(&link.stream, stream)) {
+            return Round::End;
+        }
+        let mut effects = Effects::default();
+        let round = core.read_link(self, worker, clock::now_ns(), &mut effects);
+        self.finish(core, effects);
+        round
+    }
+
+    fn end_to_attend(&self, worker: WorkerKey, stream: &Arc<Stream>, ended: bool) {
+        let mut core = self.lock();
+        let Some(link) = core.link_mut(worker) else { return };
+        if !Arc::ptr_eq(&link.stream, stream) || link.reading != Reading::Attended {
+            return;
+        }
+        let watched = self.watch.add(stream.as_fd(), service::reply_token(worker)).is_ok();
+        debug_assert!(watched || ended, "it was watched before");
+        link.reading = Reading::Watched;
+    }
+}

@@ -1,0 +1,256 @@
+//! The shell around the scheduler: it tells the scheduler what has happened and does what the scheduler wants. It may run on a caller's
+//! thread, on a thread that waits for a result, or on the pool's own thread; one lock orders them all.
+//!
+//! It never waits for a worker, never runs user code with the lock held, and never encodes or decodes a user's value.
+
+mod attend;
+mod core;
+mod perform;
+mod replies;
+mod service;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
+
+pub(crate) use self::core::{Core, Effects, Outcome, Payload, Request, TaskSlot};
+use crate::backend::process::spawner::Recipe;
+use crate::error::{PoolError, SubmitError};
+use crate::ids::TaskKey;
+use crate::limits::KILL_WAIT;
+use crate::sched::{self, Event, Phase};
+use crate::sys::clock;
+use crate::sys::poll::{Doorbell, Watch};
+
+/// What a pool does not change after it was built.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) recipe: Recipe,
+    pub(crate) sched: sched::Config,
+    pub(crate) max_pending: usize,
+    pub(crate) max_task: u64,
+    pub(crate) task_timeout: Option<Duration>,
+    pub(crate) start_timeout: Duration,
+    pub(crate) grace: Duration,
+    /// The initializer and its encoded arguments.
+    pub(crate) initializer: Option<(crate::task::callee::Callee, Vec<u8>)>,
+}
+
+/// A pool, as its handles, its threads and its user share it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    core: Mutex<Core>,
+    /// There is room for more tasks, or there will never be.
+    space: Condvar,
+    space_waiters: AtomicUsize,
+    /// The pool's phase has changed, or a worker has become ready.
+    phase: Condvar,
+    watch: Watch,
+    bell: Arc<Doorbell>,
+    service_thread: OnceLock<ThreadId>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    owner: u32,
+}
+
+impl Shared {
+    /// Starts the pool's threads and its workers. Returns when every seat has had a worker that became ready, or, after the start
+    /// timeout, when at least one has.
+    pub(crate) fn start(settings: Settings) -> Result<Arc<Shared>, PoolError> {
+        let watch = Watch::new().map_err(PoolError::os("cannot create an epoll instance"))?;
+        let bell = Doorbell::new().map_err(PoolError::os("cannot create an eventfd"))?;
+        watch
+            .add(std::os::fd::AsFd::as_fd(&bell), service::BELL)
+            .map_err(PoolError::os("cannot watch an eventfd"))?;
+        let (spawner, requests) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(&settings, spawner)),
+            settings,
+            space: Condvar::new(),
+            space_waiters: AtomicUsize::new(0),
+            phase: Condvar::new(),
+            watch,
+            bell: Arc::new(bell),
+            service_thread: OnceLock::new(),
+            threads: Mutex::new(Vec::new()),
+            owner: std::process::id(),
+        });
+        shared.start_threads(requests)?;
+        shared.event(Event::Tick);
+        shared.wait_until_up()?;
+        Ok(shared)
+    }
+
+    fn start_threads(
+        self: &Arc<Self>,
+        requests: mpsc::Receiver<core::SpawnRequest>,
+    ) -> Result<(), PoolError> {
+        let thread = |name: &str| {
+            std::thread::Builder::new().name(format!("{}-{name}", self.settings.recipe.pool))
+        };
+        let (one, other) = (Arc::clone(self), Arc::clone(self));
+        let spawner = thread("spawner")
+            .spawn(move || service::spawn_workers(&one, &requests))
+            .map_err(PoolError::os("cannot start a thread"))?;
+        self.threads_mut().push(spawner);
+        let io = thread("io").spawn(move || service::serve(&other)).map_err(|error| {
+            self.lock().close_spawner();
+            PoolError::os("cannot start a thread")(error)
+        })?;
+        // set before any worker exists, so before user code can run on that thread
+        let _ = self.service_thread.set(io.thread().id());
+        self.threads_mut().push(io);
+        Ok(())
+    }
+
+    fn wait_until_up(self: &Arc<Self>) -> Result<(), PoolError> {
+        let deadline = Instant::now() + self.settings.start_timeout;
+        let mut core = self.lock();
+        loop {
+            if let Some(reason) = core.sched.broken() {
+                let reason = reason.clone();
+                drop(core);
+                self.stop(Duration::ZERO);
+                self.reap_threads();
+                return Err(reason);
+            }
+            let late = Instant::now() >= deadline;
+            if core.sched.all_seated() || (late && core.sched.any_ready()) {
+                return Ok(());
+            }
+            // without one ready worker, the scheduler's own limits decide when to give up
+            let pause = if late { Duration::from_secs(1) } else { deadline - Instant::now() };
+            core = unpoisoned(self.phase.wait_timeout(core, pause)).0;
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        unpoisoned(self.core.lock())
+    }
+
+    fn threads_mut(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        unpoisoned(self.threads.lock())
+    }
+
+    /// Tells the scheduler and does what follows.
+    pub(crate) fn event(&self, event: Event<'_>) {
+        let mut core = self.lock();
+        let mut effects = Effects::default();
+        core.event(self, event, clock::now_ns(), &mut effects);
+        self.finish(core, effects);
+    }
+
+    /// Ends a task, unless it has ended.
+    pub(crate) fn cancel(&self, task: TaskKey, slot: &Arc<TaskSlot>) {
+        let mut core = self.lock();
+        if core.is_task(task, slot) {
+            let mut effects = Effects::default();
+            core.event(self, Event::Cancel { task }, clock::now_ns(), &mut effects);
+            self.finish(core, effects);
+        }
+    }
+
+    /// Lets the lock go, then does what must not be done with it held.
+    pub(crate) fn finish(&self, core: MutexGuard<'_, Core>, effects: Effects) {
+        let room = core.has_room(self.settings.max_pending);
+        drop(core);
+        if effects.hurry {
+            self.bell.ring();
+        }
+        if effects.phase_changed {
+            self.phase.notify_all();
+            self.space.notify_all();
+        }
+        if room && self.space_waiters.load(Ordering::SeqCst) > 0 {
+            self.space.notify_all();
+        }
+        effects.deliver();
+    }
+
+    /// Takes a task in; waits while `max_pending` tasks are unfinished, or gives `None` if it may not wait.
+    pub(crate) fn submit(
+        &self,
+        request: Request,
+        may_wait: bool,
+    ) -> Result<Option<TaskKey>, SubmitError> {
+        let mut core = self.lock();
+        loop {
+            core.check_open()?;
+            if core.sched.unfinished() < self.settings.max_pending {
+                break;
+            }
+            if !may_wait {
+                return Ok(None);
+            }
+            self.space_waiters.fetch_add(1, Ordering::SeqCst);
+            core = unpoisoned(self.space.wait(core));
+            self.space_waiters.fetch_sub(1, Ordering::SeqCst);
+        }
+        let mut effects = Effects::default();
+        let key = core.submit(self, request, &mut effects);
+        self.finish(core, effects);
+        Ok(Some(key))
+    }
+
+    /// Whether the pool takes tasks.
+    pub(crate) fn check_open(&self) -> Result<(), SubmitError> {
+        self.lock().check_open()
+    }
+
+    /// Stops everything; returns when all children are gone, or after the grace period and a second.
+    pub(crate) fn stop(&self, grace: Duration) {
+        if std::process::id() != self.owner {
+            // a copy of the parent, made by fork: nothing here is its own
+            return;
+        }
+        let grace_ns = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX >> 1);
+        self.event(Event::Terminate { grace_ns });
+        self.bell.ring();
+        if !self.on_service_thread() {
+            self.wait_stopped(Some(Instant::now() + grace + KILL_WAIT));
+        }
+    }
+
+    /// Waits until all workers are gone.
+    pub(crate) fn wait_stopped(&self, deadline: Option<Instant>) -> bool {
+        let mut core = self.lock();
+        while core.sched.phase() < Phase::Stopped {
+            core = match deadline {
+                None => unpoisoned(self.phase.wait(core)),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    unpoisoned(self.phase.wait_timeout(core, left)).0
+                }
+            };
+        }
+        true
+    }
+
+    /// Collects the pool's threads. They end by themselves when all workers are gone.
+    pub(crate) fn reap_threads(&self) {
+        if self.lock().sched.phase() < Phase::Stopped || self.on_service_thread() {
+            return;
+        }
+        let threads = std::mem::take(&mut *self.threads_mut());
+        for thread in threads {
+            // a panic of the pool's own thread has been reported by the panic hook
+            let _ = thread.join();
+        }
+    }
+
+    pub(crate) fn on_service_thread(&self) -> bool {
+        self.service_thread.get() == Some(&std::thread::current().id())
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        std::process::id() == self.owner
+    }
+}
+
+fn unpoisoned<G>(result: Result<G, PoisonError<G>>) -> G {
+    result.unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,134 @@
+//! Does what the scheduler wants.
+
+use super::core::{Core, Effects, Payload, SpawnRequest};
+use super::{Outcome, Shared};
+use crate::error::{ExitCause, TaskError};
+use crate::ids::{Lease, TaskKey, WorkerKey};
+use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
+use crate::sys::signal::GroupSignal;
+use crate::transport::tasks::Unsent;
+use crate::wire::to_worker::ToWorker;
+
+impl Core {
+    /// Does all that is to be done, and what follows from it.
+    pub(super) fn perform(&mut self, shared: &Shared, now: u64, effects: &mut Effects) {
+        let mut next = 0;
+        while let Some(&action) = self.actions.get(next) {
+            next += 1;
+            self.act(action, now, effects);
+        }
+        self.actions.clear();
+        if self.sched.phase() != self.phase {
+            self.phase = self.sched.phase();
+            effects.phase_changed = true;
+            if self.phase == Phase::Stopped {
+                // both threads of the pool end by this
+                self.spawner = None;
+                effects.hurry = true;
+            }
+        }
+        if next > 0 && !shared.on_service_thread() {
+            let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
+            if due < self.sleeps_until {
+                self.sleeps_until = due;
+                effects.hurry = true;
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, now: u64, effects: &mut Effects) {
+        match action {
+            Action::Spawn { worker, seat } => {
+                if let Some(spawner) = &self.spawner {
+                    // the receiver lives until this sender is dropped
+                    let _ = spawner.send(SpawnRequest { worker, seat });
+                }
+            }
+            Action::Lease { worker, task, lease } => self.lease(worker, task, lease, now),
+            Action::Flush { worker } => self.flush(worker, now),
+            Action::TakeBack { worker, lease, why } => {
+                let taken = self.take_back(worker, lease, why);
+                let event = Event::TakenBack { worker, lease, taken, why };
+                self.sched.handle(event, now, &mut self.actions);
+            }
+            Action::Retire { worker } => {
+                if let Some(link) = self.link_mut(worker) {
+                    link.push(&ToWorker::Stop);
+                    self.flush(worker, now);
+                }
+            }
+            Action::Terminate { worker } => self.signal(worker, GroupSignal::Terminate),
+            Action::Kill { worker } => self.signal(worker, GroupSignal::Kill),
+            Action::Settle { task, verdict } => self.settle(task, verdict, effects),
+        }
+    }
+
+    fn lease(&mut self, worker: WorkerKey, task: TaskKey, lease: Lease, now: u64) {
+        let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref) else { return };
+        let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else { return };
+        match &body.payload {
+            Payload::Inline(input) => link.push_task(lease, body.callee, input),
+            Payload::Big(input) => link.push_big_task(lease, body.callee, input.clone()),
+        }
+        if let Some(limit) = body.limit_ns {
+            self.next_limit_check = self.next_limit_check.min(now.saturating_add(limit));
+        }
+    }
+
+    pub(super) fn flush(&mut self, worker: WorkerKey, now: u64) {
+        let Some(link) = self.link_mut(worker) else { return };
+        if link.flush() == Err(Unsent::Blocked) {
+            link.violated = true;
+            self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
+        }
+    }
+
+    fn take_back(&self, worker: WorkerKey, lease: Lease, why: Why) -> Taken {
+        let Some(link) = self.link(worker) else { return Taken::No };
+        if link.page.revoke(lease) {
+            Taken::Revoked
+        } else if why == Why::Cancelled && link.page.condemn(lease) {
+            Taken::Condemned
+        } else {
+            Taken::No
+        }
+    }
+
+    /// A worker whose process is only being started is signalled when it is there.
+    fn signal(&mut self, worker: WorkerKey, signal: GroupSignal) {
+        if let Some(link) = self.link_mut(worker) {
+            link.killed = true;
+            link.signal(signal);
+        }
+    }
+
+    fn settle(&mut self, task: TaskKey, verdict: Verdict, effects: &mut Effects) {
+        let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
+            return;
+        };
+        self.limited -= usize::from(body.limit_ns.is_some());
+        let outcome: Outcome = match verdict {
+            Verdict::Replied => self.reply.take().unwrap_or(Err(TaskError::Terminated)),
+            Verdict::Lost(worker) => Err(self.lost(worker, body.info())),
+            Verdict::TimedOut => Err(TaskError::TimedOut),
+            Verdict::Cancelled => Err(TaskError::Cancelled),
+            Verdict::Terminated => Err(TaskError::Terminated),
+            Verdict::Broken => Err(match self.sched.broken() {
+                Some(crate::PoolError::InitFailed(text)) => TaskError::InitFailed(text.clone()),
+                Some(reason) => TaskError::PoolBroken(reason.to_string()),
+                None => TaskError::Terminated,
+            }),
+        };
+        effects.settled.push((body.slot, outcome));
+        effects.garbage.push(body.payload);
+    }
+
+    fn lost(&self, worker: WorkerKey, task: crate::TaskInfo) -> TaskError {
+        let seat = self.sched.worker(worker).map_or(0, |worker| worker.seat);
+        let (pid, cause) = match self.link(worker) {
+            Some(link) => (link.pid, link.cause.unwrap_or(ExitCause::Unknown)),
+            None => (0, ExitCause::Unknown),
+        };
+        TaskError::WorkerLost { worker: crate::WorkerIndex(seat), pid, cause, task }
+    }
+}

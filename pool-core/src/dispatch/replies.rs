@@ -1,0 +1,211 @@
+//! What workers say, and how they end.
+
+use super::Shared;
+use super::core::{Core, Effects};
+use crate::backend::process::link::{Reading, Stage};
+use crate::codec;
+use crate::error::{ExitCause, PoolError, TaskError};
+use crate::ids::{Lease, WorkerKey};
+use crate::sched::Event;
+use crate::sys::process;
+use crate::sys::signal::{GroupSignal, KILL};
+use crate::task::entry::Fault;
+use crate::transport::replies::Round;
+use crate::transport::status::Progress;
+use crate::wire::from_worker::{Header, Kind};
+use crate::wire::hello::Hello;
+
+/// What a dead worker can have left in its socket is a fraction of one round; a descendant that holds the socket could go on for ever.
+const LAST_ROUNDS: usize = 4;
+
+impl Core {
+    /// Reads what the worker has sent, and acts on it.
+    pub(super) fn read_link(
+        &mut self,
+        shared: &Shared,
+        worker: WorkerKey,
+        now: u64,
+        effects: &mut Effects,
+    ) -> Round {
+        let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
+            return Round::End;
+        };
+        let stream = link.stream.clone();
+        let frames = &mut self.frames;
+        let round = link.reader.read(
+            std::os::fd::AsFd::as_fd(&*stream),
+            &mut self.read_buffer,
+            |header, body| frames.push((header, body.into_owned())),
+        );
+        let mut frames = std::mem::take(&mut self.frames);
+        let mut understood = round.is_ok();
+        for (header, body) in frames.drain(..) {
+            understood &= self.on_frame(shared, worker, header, body, now, effects);
+        }
+        self.frames = frames;
+        if !understood {
+            self.violation(shared, worker, now, effects);
+        }
+        self.event(shared, Event::RepliesRead { worker }, now, effects);
+        round.unwrap_or(Round::End)
+    }
+
+    fn violation(&mut self, shared: &Shared, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        if let Some(link) = self.link_mut(worker) {
+            link.violated = true;
+        }
+        self.event(shared, Event::Violated { worker }, now, effects);
+    }
+
+    /// `false`: a worker does not say this now.
+    fn on_frame(
+        &mut self,
+        shared: &Shared,
+        worker: WorkerKey,
+        header: Header,
+        body: Vec<u8>,
+        now: u64,
+        effects: &mut Effects,
+    ) -> bool {
+        let Some(link) = self.link_mut(worker) else { return true };
+        match (header.kind, link.stage) {
+            (Kind::Done | Kind::Fault, Stage::Ready) => {
+                self.on_reply(shared, worker, header, body, now, effects)
+            }
+            (Kind::PieceTaken, Stage::Ready) => {
+                let taken = link.piece_taken();
+                self.flush(worker, now);
+                self.perform(shared, now, effects);
+                taken
+            }
+            (Kind::Hello, Stage::Started) => {
+                link.stage = Stage::Greeted;
+                self.on_hello(shared, &body, now, effects)
+            }
+            (Kind::Ready, Stage::Greeted) => {
+                link.stage = Stage::Ready;
+                effects.phase_changed = true;
+                self.event(shared, Event::Ready { worker }, now, effects);
+                true
+            }
+            (Kind::InitFailed, Stage::Greeted) => {
+                let Ok(fault) = codec::decode::<Fault>(&body) else { return false };
+                let text = match fault.into_error(0) {
+                    TaskError::Failed(text) => text,
+                    other => other.to_string(),
+                };
+                self.refuse(shared, PoolError::InitFailed(text), now, effects);
+                true
+            }
+            (Kind::NotInitialized, Stage::Started) => {
+                self.refuse(shared, PoolError::InitNotCalled, now, effects);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn on_reply(
+        &mut self,
+        shared: &Shared,
+        worker: WorkerKey,
+        header: Header,
+        body: Vec<u8>,
+        now: u64,
+        effects: &mut Effects,
+    ) -> bool {
+        let Header { kind, lease, elapsed_ns, .. } = header;
+        self.reply = Some(if kind == Kind::Done {
+            Ok(body)
+        } else {
+            match codec::decode::<Fault>(&body) {
+                Ok(fault) => Err(fault.into_error(shared.settings.recipe.max_result)),
+                Err(_) => return false,
+            }
+        });
+        self.event(shared, Event::Replied { worker, lease, elapsed_ns }, now, effects);
+        // not taken: the task was settled before, or nobody gave it to this worker, which the scheduler then condemns
+        self.reply = None;
+        true
+    }
+
+    fn on_hello(
+        &mut self,
+        shared: &Shared,
+        body: &[u8],
+        now: u64,
+        effects: &mut Effects,
+    ) -> bool {
+        let Ok(hello) = codec::decode::<Hello>(body) else { return false };
+        let depth = shared.settings.recipe.role.depth + 1;
+        if let Some(reason) = hello.refuse(depth, self.image) {
+            self.refuse(shared, PoolError::StartFailed(reason), now, effects);
+        }
+        true
+    }
+
+    fn refuse(&mut self, shared: &Shared, reason: PoolError, now: u64, effects: &mut Effects) {
+        effects.phase_changed = true;
+        self.event(shared, Event::Refused { reason }, now, effects);
+    }
+
+    /// The process has ended: its last replies are taken, and only then is judged what its death has cost.
+    pub(super) fn on_exit(
+        &mut self,
+        shared: &Shared,
+        worker: WorkerKey,
+        now: u64,
+        effects: &mut Effects,
+    ) {
+        let Some(link) = self.link_mut(worker) else { return };
+        // what it has started ends with it; its number is its own until it is reaped below
+        link.signal(GroupSignal::Kill);
+        for _ in 0..LAST_ROUNDS {
+            if self.read_link(shared, worker, now, effects) != Round::Budget {
+                break;
+            }
+        }
+        let Some(link) = self.link_mut(worker) else { return };
+        let Some(exit) = link.pidfd.try_reap() else { return };
+        let (violated, killed) = (link.violated, link.killed);
+        // failing to unwatch what is about to be closed changes nothing
+        let _ = shared.watch.remove(std::os::fd::AsFd::as_fd(&link.pidfd));
+        if link.reading == Reading::Watched {
+            let _ = shared.watch.remove(std::os::fd::AsFd::as_fd(&*link.stream));
+        }
+        link.reading = Reading::Ended;
+        let cause = if violated {
+            ExitCause::Protocol
+        } else if !killed && self.was_out_of_memory(exit) {
+            ExitCause::OutOfMemory
+        } else {
+            exit
+        };
+        let started = self.started(worker);
+        if let Some(link) = self.link_mut(worker) {
+            link.cause = Some(cause);
+        }
+        effects.phase_changed = true;
+        self.event(shared, Event::Gone { worker, started: &started, cause }, now, effects);
+        self.links[worker.index()] = None;
+    }
+
+    /// The tasks that a dead worker had begun and not answered.
+    fn started(&self, worker: WorkerKey) -> Vec<Lease> {
+        let (Some(link), Some(state)) = (self.link(worker), self.sched.worker(worker)) else {
+            return Vec::new();
+        };
+        let begun = |lease: &Lease| link.page.progress(*lease) != Progress::Queued;
+        state.running_order().map(|(_, lease)| lease).filter(begun).collect()
+    }
+
+    /// The kernel counts its out-of-memory kills for the whole machine, so this is a good guess and no more.
+    fn was_out_of_memory(&mut self, exit: ExitCause) -> bool {
+        let by_kill = matches!(exit, ExitCause::Signaled { signal, .. } if signal == KILL);
+        if !by_kill {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.oom_kills, process::oom_kills());
+        matches!((before, self.oom_kills), (Some(before), Some(now)) if now > before)
+    }
+}

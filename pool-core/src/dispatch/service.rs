@@ -1,0 +1,169 @@
+//! The pool's two threads: one waits for replies, exits and timers, the other starts processes.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use super::Shared;
+use super::core::{Core, Effects, SpawnRequest, put};
+use crate::backend::process::link::{Link, Reading, Started};
+use crate::ids::WorkerKey;
+use crate::sched::{Event, Phase, WorkerPhase};
+use crate::sys::clock;
+use crate::sys::signal::GroupSignal;
+use crate::task::callee::Callee;
+use crate::transport::replies::Round;
+use crate::transport::status::Progress;
+use crate::wire::to_worker::ToWorker;
+
+/// Tokens: the doorbell, and per worker its replies and its end.
+pub(super) const BELL: u64 = u64::MAX;
+
+pub(super) fn reply_token(worker: WorkerKey) -> u64 {
+    u64::from(worker.0) << 1
+}
+
+fn exit_token(worker: WorkerKey) -> u64 {
+    u64::from(worker.0) << 1 | 1
+}
+
+/// Waits for whatever happens, until all workers are gone.
+pub(super) fn serve(shared: &Arc<Shared>) {
+    let mut tokens = Vec::new();
+    loop {
+        shared.bell.arm();
+        let Some(timeout) = shared.lock().sleep() else { return };
+        tokens.clear();
+        if shared.watch.wait(timeout, &mut tokens).is_err() {
+            // an epoll instance of our own can't fail; without it, the pool must not go on silently
+            shared.event(Event::Terminate { grace_ns: 0 });
+            return;
+        }
+        shared.bell.disarm();
+        let mut core = shared.lock();
+        let mut effects = Effects::default();
+        let now = clock::now_ns();
+        // replies first: an exit is judged last
+        tokens.sort_unstable_by_key(|token| token & 1);
+        for &token in tokens.iter().filter(|&&token| token != BELL) {
+            let worker = WorkerKey((token >> 1) as u32);
+            if token & 1 == 0 {
+                core.on_readable(shared, worker, now, &mut effects);
+            } else {
+                core.on_exit(shared, worker, now, &mut effects);
+            }
+        }
+        core.on_time(shared, now, &mut effects);
+        shared.finish(core, effects);
+    }
+}
+
+impl Core {
+    /// How long to wait at most; `None`: the work is done.
+    fn sleep(&mut self) -> Option<Option<u64>> {
+        if self.sched.phase() == Phase::Stopped {
+            return None;
+        }
+        let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
+        self.sleeps_until = due;
+        Some((due != u64::MAX).then(|| due.saturating_sub(clock::now_ns())))
+    }
+
+    fn on_readable(&mut self, shared: &Shared, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        let round = self.read_link(shared, worker, now, effects);
+        if let Some(link) = self.link_mut(worker)
+            && round == Round::End
+            && link.reading == Reading::Watched
+        {
+            let _ = shared.watch.remove(link.stream.as_fd());
+            link.reading = Reading::Ended;
+            // A worker without its socket has no use. Nearly always it is ending already, which a signal does not change any more.
+            let leaving = self.sched.worker(worker).is_none_or(|w| w.phase == WorkerPhase::Retiring);
+            if let Some(link) = self.link_mut(worker).filter(|_| !leaving) {
+                link.signal(GroupSignal::Kill);
+            }
+        }
+    }
+
+    fn on_time(&mut self, shared: &Shared, now: u64, effects: &mut Effects) {
+        if self.sched.next_tick().is_some_and(|due| due <= now) {
+            self.event(shared, Event::Tick, now, effects);
+        }
+        if self.limited == 0 {
+            self.next_limit_check = u64::MAX;
+        } else if self.next_limit_check <= now {
+            self.check_limits(shared, now, effects);
+        }
+    }
+
+    /// Ends the tasks whose time is up, counted from when they were started.
+    fn check_limits(&mut self, shared: &Shared, now: u64, effects: &mut Effects) {
+        self.next_limit_check = u64::MAX;
+        let workers: Vec<_> = self.sched.workers().iter().map(|(key, _)| *key).collect();
+        for worker in workers {
+            let Some((lease, limit)) = self.first_limited(worker) else { continue };
+            let Some(link) = self.link(worker) else { continue };
+            let due = match link.page.progress(lease) {
+                // the worker's word for its start is taken only as far as it is possible
+                Progress::Started { at_ns } => at_ns.min(now).saturating_add(limit),
+                Progress::Queued | Progress::Other => now.saturating_add(limit.min(1_000_000)),
+            };
+            if due > now {
+                self.next_limit_check = self.next_limit_check.min(due);
+            } else if link.page.condemn(lease) {
+                self.event(shared, Event::Expired { worker, lease }, now, effects);
+            }
+        }
+    }
+
+    /// The task that a worker is running, or will run first, if it has a time limit.
+    fn first_limited(&self, worker: WorkerKey) -> Option<(crate::ids::Lease, u64)> {
+        let link = self.link(worker)?;
+        let mut order = self.sched.worker(worker)?.running_order();
+        order.find_map(|(task, lease)| {
+            let limit = self.bodies.get(task.index())?.as_ref()?.limit_ns?;
+            (link.page.progress(lease) != Progress::Other).then_some((lease, limit))
+        })
+    }
+
+    /// A process has been started: it is watched, and told what to do first.
+    fn on_started(&mut self, shared: &Shared, worker: WorkerKey, started: Started) {
+        let mut link = Link::new(started, shared.settings.recipe.max_result);
+        let watched = shared
+            .watch
+            .add(link.stream.as_fd(), reply_token(worker))
+            .and_then(|()| shared.watch.add(link.pidfd.as_fd(), exit_token(worker)));
+        match &shared.settings.initializer {
+            Some((callee, input)) => link.push(&ToWorker::Initialize { callee: *callee, input }),
+            None => link.push(&ToWorker::Initialize { callee: Callee::BY_NAME, input: &[] }),
+        }
+        let unwanted = self.sched.worker(worker).is_none_or(|w| w.phase == WorkerPhase::Condemned);
+        if unwanted || watched.is_err() || link.flush().is_err() {
+            link.signal(GroupSignal::Kill);
+        }
+        put(&mut self.links, worker.index(), link);
+    }
+}
+
+/// Starts the processes that the scheduler asks for, until there are no more to come. Lives as long as the pool: see
+/// [`spawner`](crate::backend::process::spawner).
+pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<SpawnRequest>) {
+    for SpawnRequest { worker, seat } in requests {
+        let wanted = |core: &Core| {
+            core.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Starting)
+        };
+        let started = if wanted(&shared.lock()) {
+            shared.settings.recipe.start(seat).map_err(|error| error.to_string())
+        } else {
+            Err("was not needed any more".to_owned())
+        };
+        match started {
+            Ok(started) => shared.lock().on_started(shared, worker, started),
+            Err(error) => {
+                let error = format!("could not be started: {error}");
+                shared.event(Event::SpawnFailed { worker, error: &error });
+                shared.phase.notify_all();
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Waiting for the first of many.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use super::{AsyncResult, TaskRef, deadline};
+
+/// Waits until one of the tasks has a result or has failed, and gives its index; `None` only if there are no handles.
+///
+/// Of several, the one that was ready first is given. Call [`AsyncResult::get`] on the handle to have the result.
+///
+/// ```
+/// # fn main() -> anyhow::Result<()> {
+/// # pool_core::init();
+/// let pool = pool_core::Pool::new(2)?;
+/// let mut handles: Vec<_> =
+///     (0..4u64).map(|i| pool.apply_async(u64::pow, (i, 2))).collect::<Result<_, _>>()?;
+/// let mut squares = Vec::new();
+/// while let Some(index) = pool_core::wait_any(&handles) {
+///     squares.push(handles.swap_remove(index).get()?);
+/// }
+/// squares.sort();
+/// assert_eq!(squares, [0, 1, 4, 9]);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub fn wait_any<R>(handles: &[AsyncResult<R>]) -> Option<usize> {
+    wait_any_until(handles, None)
+}
+
+/// Like [`wait_any`], for at most `timeout`; `None` if nothing was ready by then.
+#[must_use]
+pub fn wait_any_timeout<R>(handles: &[AsyncResult<R>], timeout: Duration) -> Option<usize> {
+    wait_any_until(handles, Some(deadline(timeout)))
+}
+
+fn wait_any_until<R>(handles: &[AsyncResult<R>], deadline: Option<Instant>) -> Option<usize> {
+    if let Some(ready) = handles.iter().position(AsyncResult::ready) {
+        return Some(ready);
+    }
+    if handles.is_empty() {
+        return None;
+    }
+    let queue = CompletionQueue::new();
+    for (index, handle) in handles.iter().enumerate() {
+        queue.watch(index as u64, handle.task());
+    }
+    queue.pop(deadline).map(|index| index as usize)
+}
+
+/// Tells which tasks are ready, in the order in which they became so.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CompletionQueue(Arc<Completions>);
+
+#[derive(Debug, Default)]
+struct Completions {
+    ready: Mutex<VecDeque<u64>>,
+    any: Condvar,
+}
+
+/// Wakes a queue with the token of one task.
+struct Token {
+    queue: Arc<Completions>,
+    token: u64,
+}
+
+impl Wake for Token {
+    fn wake(self: Arc<Self>) {
+        self.queue.push(self.token);
+    }
+}
+
+impl Completions {
+    fn push(&self, token: u64) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push_back(token);
+        self.any.notify_one();
+    }
+}
+
+impl CompletionQueue {
+    pub(crate) fn new() -> CompletionQueue {
+        CompletionQueue::default()
+    }
+
+    /// The token will come out of the queue, once.
+    pub(crate) fn watch(&self, token: u64, task: &TaskRef) {
+        let queue = Arc::clone(&self.0);
+        if !task.slot().register(&Waker::from(Arc::new(Token { queue, token }))) {
+            self.0.push(token);
+        }
+    }
+
+    /// Waits for the next token; `None` at the deadline.
+    pub(crate) fn pop(&self, deadline: Option<Instant>) -> Option<u64> {
+        let mut ready = self.0.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(token) = ready.pop_front() {
+                return Some(token);
+            }
+            ready = match deadline {
+                None => self.0.any.wait(ready).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return None;
+                    }
+                    let waited = self.0.any.wait_timeout(ready, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}

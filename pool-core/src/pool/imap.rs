@@ -1,0 +1,268 @@
+//! Lazy maps: iterators that read their input only a bounded window ahead of their consumer.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::num::NonZero;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Pool;
+use super::call::{Function, Options};
+use crate::error::{SubmitError, TaskError};
+use crate::handle::{AsyncResult, CompletionQueue, append_chunk};
+use crate::limits::IMAP_AHEAD_PER_WORKER;
+use crate::task::TaskFn;
+use crate::task::callee::Callee;
+use crate::task::entry;
+
+impl Pool {
+    /// Calls the function for each item; an iterator over the results in the order of the input.
+    ///
+    /// The input is read at most a window ahead of the consumer (64 items per worker, or `pool.task(f).window(n).imap(..)`), so an endless
+    /// input runs in constant memory. Nothing is submitted before the first `next()`, which blocks until the first result is there. The
+    /// error of an item does not end the iteration. After `close` or `terminate`, the iterator gives what was submitted and one error more, and
+    /// ends. Dropping it detaches what was submitted.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// let pool = pool_core::Pool::new(2)?;
+    /// let first: Vec<u64> = pool.imap(|x: u64| x * x, 1..).take(3).collect::<Result<_, _>>()?;
+    /// assert_eq!(first, [1, 4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn imap<F, A, Kind, I>(&self, function: F, items: I) -> Imap<'_, F::Output, I::IntoIter>
+    where
+        F: TaskFn<(A,), Kind>,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        self.task::<F, Kind>(function).imap(items)
+    }
+
+    /// Like [`imap`](Pool::imap), in the order in which results become ready.
+    pub fn imap_unordered<F, A, Kind, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> ImapUnordered<'_, F::Output, I::IntoIter>
+    where
+        F: TaskFn<(A,), Kind>,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        self.task::<F, Kind>(function).imap_unordered(items)
+    }
+}
+
+type ChunkHandle<R> = AsyncResult<Vec<Result<R, TaskError>>>;
+
+/// The input side of both: reads and submits, never more than the window.
+struct Feeder<'pool, R, I: Iterator> {
+    pool: &'pool Pool,
+    items: I,
+    exhausted: bool,
+    function: Function,
+    options: Options,
+    chunk_size: usize,
+    window: usize,
+    /// Items submitted, or given out but not consumed.
+    ahead: usize,
+    submit: SubmitChunk<R, I>,
+}
+
+type SubmitChunk<R, I> =
+    fn(&Pool, &Function, &mut I, usize, &Options) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>;
+
+impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
+    fn new<F, A, Kind>(pool: &'pool Pool, items: I, options: Options) -> Self
+    where
+        F: TaskFn<(A,), Kind, Output = R>,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        R: DeserializeOwned,
+        I: Iterator<Item = A>,
+    {
+        let workers = pool.shared().settings.sched.workers as usize;
+        let chunk_size = options.chunk_size.map_or(1, NonZero::get);
+        let window = options.window.map_or(IMAP_AHEAD_PER_WORKER * workers * chunk_size, NonZero::get);
+        Feeder {
+            pool,
+            items,
+            exhausted: false,
+            function: Function::of::<F>(Callee::of(entry::chunk::<F, (A,), Kind>)),
+            options,
+            chunk_size: chunk_size.min(window),
+            window,
+            ahead: 0,
+            submit: submit_chunk::<R, A, I>,
+        }
+    }
+
+    /// The next task, if the window and the input allow one.
+    fn next_task(&mut self) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>> {
+        if self.exhausted || self.ahead + self.chunk_size > self.window {
+            return None;
+        }
+        let task = (self.submit)(
+            self.pool,
+            &self.function,
+            &mut self.items,
+            self.chunk_size,
+            &self.options,
+        );
+        match &task {
+            Some(Ok((_, items))) => self.ahead += items,
+            Some(Err(_)) | None => self.exhausted = true,
+        }
+        task
+    }
+}
+
+fn submit_chunk<R, A, I>(
+    pool: &Pool,
+    function: &Function,
+    items: &mut I,
+    size: usize,
+    options: &Options,
+) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>
+where
+    A: Serialize,
+    R: DeserializeOwned,
+    I: Iterator<Item = A>,
+{
+    let chunk: Vec<(A,)> = items.take(size).map(|item| (item,)).collect();
+    if chunk.is_empty() {
+        return None;
+    }
+    let task = pool.submit(function, &chunk, chunk.len(), options);
+    Some(task.map(|task| (AsyncResult::new(task, entry::decode_items::<R>), chunk.len())))
+}
+
+fn refused(error: SubmitError) -> TaskError {
+    match error {
+        SubmitError::Closed => TaskError::Terminated,
+        SubmitError::Broken(reason) => TaskError::PoolBroken(reason),
+    }
+}
+
+/// The iterator of [`Pool::imap`].
+#[must_use = "iterators do nothing until they are asked for items"]
+pub struct Imap<'pool, R, I: Iterator> {
+    feeder: Feeder<'pool, R, I>,
+    tasks: VecDeque<(ChunkHandle<R>, usize)>,
+    ready: VecDeque<Result<R, TaskError>>,
+    refused: Option<TaskError>,
+}
+
+impl<'pool, R, I: Iterator> Imap<'pool, R, I> {
+    pub(super) fn new<F, A, Kind>(pool: &'pool Pool, items: I, options: Options) -> Self
+    where
+        F: TaskFn<(A,), Kind, Output = R>,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        R: DeserializeOwned,
+        I: Iterator<Item = A>,
+    {
+        let feeder = Feeder::new::<F, A, Kind>(pool, items, options);
+        Imap { feeder, tasks: VecDeque::new(), ready: VecDeque::new(), refused: None }
+    }
+}
+
+impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
+    type Item = Result<R, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some(task) = self.feeder.next_task() {
+            match task {
+                Ok(task) => self.tasks.push_back(task),
+                Err(error) => self.refused = Some(refused(error)),
+            }
+        }
+        if self.ready.is_empty()
+            && let Some((task, items)) = self.tasks.pop_front()
+        {
+            append_chunk(task.get(), items, &mut self.ready);
+        }
+        if let Some(result) = self.ready.pop_front() {
+            self.feeder.ahead -= 1;
+            return Some(result);
+        }
+        self.refused.take().map(Err)
+    }
+}
+
+impl<R, I: Iterator> fmt::Debug for Imap<'_, R, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Imap").field("ahead", &self.feeder.ahead).finish_non_exhaustive()
+    }
+}
+
+/// The iterator of [`Pool::imap_unordered`].
+#[must_use = "iterators do nothing until they are asked for items"]
+pub struct ImapUnordered<'pool, R, I: Iterator> {
+    feeder: Feeder<'pool, R, I>,
+    tasks: HashMap<u64, (ChunkHandle<R>, usize)>,
+    next_token: u64,
+    completed: CompletionQueue,
+    ready: VecDeque<Result<R, TaskError>>,
+    refused: Option<TaskError>,
+}
+
+impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
+    pub(super) fn new<F, A, Kind>(pool: &'pool Pool, items: I, options: Options) -> Self
+    where
+        F: TaskFn<(A,), Kind, Output = R>,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        R: DeserializeOwned,
+        I: Iterator<Item = A>,
+    {
+        ImapUnordered {
+            feeder: Feeder::new::<F, A, Kind>(pool, items, options),
+            tasks: HashMap::new(),
+            next_token: 0,
+            completed: CompletionQueue::new(),
+            ready: VecDeque::new(),
+            refused: None,
+        }
+    }
+
+    fn fill(&mut self) {
+        while let Some(task) = self.feeder.next_task() {
+            match task {
+                Ok(task) => {
+                    self.completed.watch(self.next_token, task.0.task());
+                    self.tasks.insert(self.next_token, task);
+                    self.next_token += 1;
+                }
+                Err(error) => self.refused = Some(refused(error)),
+            }
+        }
+    }
+}
+
+impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
+    type Item = Result<R, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.fill();
+        if self.ready.is_empty()
+            && !self.tasks.is_empty()
+            && let Some(token) = self.completed.pop(None)
+            && let Some((task, items)) = self.tasks.remove(&token)
+        {
+            append_chunk(task.get(), items, &mut self.ready);
+        }
+        if let Some(result) = self.ready.pop_front() {
+            self.feeder.ahead -= 1;
+            return Some(result);
+        }
+        self.refused.take().map(Err)
+    }
+}
+
+impl<R, I: Iterator> fmt::Debug for ImapUnordered<'_, R, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImapUnordered").field("ahead", &self.feeder.ahead).finish_non_exhaustive()
+    }
+}

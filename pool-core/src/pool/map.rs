@@ -1,0 +1,154 @@
+//! Many calls of one function, in chunks.
+
+use std::num::NonZero;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Pool;
+use super::call::{Function, Options};
+use crate::error::{SubmitError, TaskError};
+use crate::handle::{AsyncResult, MapResult};
+use crate::limits::{CHUNKS_PER_WORKER, MAX_CHUNK};
+use crate::task::TaskFn;
+use crate::task::callee::Callee;
+use crate::task::entry;
+
+impl Pool {
+    /// Calls the function for each item and gives the results in the order of the input. Blocks until all are there.
+    ///
+    /// The input is cut into chunks, which are tasks of their own: several for each worker, so that the load is even. Set their size with
+    /// `pool.task(f).chunk_size(n).map(..)`: with 1, an item that kills its worker costs only itself.
+    ///
+    /// # Errors
+    /// The error of the first item, in the order of the input, that has no result; all items are run all the same.
+    pub fn map<F, A, Kind, I>(&self, function: F, items: I) -> Result<Vec<F::Output>, TaskError>
+    where
+        F: TaskFn<(A,), Kind>,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        self.task::<F, Kind>(function).map(items)
+    }
+
+    /// Like [`map`](Pool::map), without waiting for the results. The whole input is read and submitted before it returns, which blocks while
+    /// `max_pending` tasks are unfinished.
+    ///
+    /// # Errors
+    /// [`SubmitError`] if the pool takes no more tasks; what was submitted until then goes on.
+    pub fn map_async<F, A, Kind, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Result<MapResult<F::Output>, SubmitError>
+    where
+        F: TaskFn<(A,), Kind>,
+        A: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = A>,
+    {
+        self.task::<F, Kind>(function).map_async(items)
+    }
+
+    /// Like [`map`](Pool::map), for a function of several arguments: each item is a tuple of them.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// let pool = pool_core::Pool::new(2)?;
+    /// assert_eq!(pool.starmap(u64::pow, [(2, 3), (3, 2)])?, [8, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`map`](Pool::map).
+    pub fn starmap<F, Args, Kind, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Result<Vec<F::Output>, TaskError>
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = Args>,
+    {
+        self.task::<F, Kind>(function).starmap(items)
+    }
+
+    /// Like [`map_async`](Pool::map_async), for a function of several arguments: each item is a tuple of them.
+    ///
+    /// # Errors
+    /// As [`map_async`](Pool::map_async).
+    pub fn starmap_async<F, Args, Kind, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> Result<MapResult<F::Output>, SubmitError>
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+        I: IntoIterator<Item = Args>,
+    {
+        self.task::<F, Kind>(function).starmap_async(items)
+    }
+
+    pub(super) fn submit_chunks<F, Args, Kind>(
+        &self,
+        mut items: impl Iterator<Item = Args>,
+        options: &Options,
+    ) -> Result<MapResult<F::Output>, SubmitError>
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        // asked first, so that a closed pool is told also for an empty input
+        self.shared().check_open()?;
+        let function = Function::of::<F>(Callee::of(entry::chunk::<F, Args, Kind>));
+        let mut handles = Vec::new();
+        match (options.chunk_size, items.size_hint()) {
+            (Some(size), _) => {
+                self.submit_each::<F, Args, Kind>(&function, &mut items, size, options, &mut handles)?;
+            }
+            (None, (least, Some(most))) if least == most => {
+                let size = self.chunk_size(most);
+                self.submit_each::<F, Args, Kind>(&function, &mut items, size, options, &mut handles)?;
+            }
+            (None, _) => {
+                let mut items = items.collect::<Vec<_>>().into_iter();
+                let size = self.chunk_size(items.len());
+                self.submit_each::<F, Args, Kind>(&function, &mut items, size, options, &mut handles)?;
+            }
+        }
+        Ok(MapResult::new(handles))
+    }
+
+    #[expect(clippy::type_complexity, reason = "handles with the number of their items")]
+    fn submit_each<F, Args, Kind>(
+        &self,
+        function: &Function,
+        items: &mut impl Iterator<Item = Args>,
+        size: NonZero<usize>,
+        options: &Options,
+        handles: &mut Vec<(AsyncResult<Vec<Result<F::Output, TaskError>>>, usize)>,
+    ) -> Result<(), SubmitError>
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        loop {
+            let chunk: Vec<Args> = items.take(size.get()).collect();
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            let task = self.submit(function, &chunk, chunk.len(), options)?;
+            handles.push((AsyncResult::new(task, entry::decode_items::<F::Output>), chunk.len()));
+        }
+    }
+
+    /// Several chunks per worker, none too large.
+    fn chunk_size(&self, items: usize) -> NonZero<usize> {
+        let chunks = self.shared().settings.sched.workers as usize * CHUNKS_PER_WORKER;
+        let size = items.div_ceil(chunks).clamp(1, MAX_CHUNK);
+        NonZero::new(size).unwrap_or(NonZero::<usize>::MIN)
+    }
+}

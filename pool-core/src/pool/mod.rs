@@ -1,0 +1,127 @@
+//! The front door: `Pool`, its builder, and its verbs.
+
+mod apply;
+mod builder;
+mod call;
+mod imap;
+mod info;
+mod map;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use builder::PoolBuilder;
+pub use call::Call;
+pub use imap::{Imap, ImapUnordered};
+pub use info::{Stats, WorkerInfo, WorkerState};
+
+use crate::dispatch::Shared;
+use crate::error::PoolError;
+use crate::handle::deadline;
+use crate::limits::DROP_GRACE;
+use crate::sched::{Event, Phase};
+
+/// A pool of worker processes.
+///
+/// All methods take `&self`, so that threads can share a pool by reference or in an `Arc`. Dropping it terminates it: what has not
+/// finished ends with [`TaskError::Terminated`](crate::TaskError::Terminated). To let everything finish, call
+/// [`close`](Pool::close) and [`join`](Pool::join) first.
+///
+/// ```
+/// # fn main() -> anyhow::Result<()> {
+/// # pool_core::init();
+/// let pool = pool_core::Pool::new(4)?;
+/// let lengths = pool.map(|text: String| text.len(), ["one".to_owned(), "three".to_owned()])?;
+/// assert_eq!(lengths, [3, 5]);
+/// pool.close();
+/// pool.join()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+impl Pool {
+    /// A pool of `processes` worker processes with default settings. Returns when all of them are ready.
+    ///
+    /// # Errors
+    /// As [`PoolBuilder::build`].
+    pub fn new(processes: usize) -> Result<Pool, PoolError> {
+        Pool::builder().processes(processes).build()
+    }
+
+    /// A pool with other settings.
+    #[must_use]
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::new()
+    }
+
+    /// Takes no more tasks. What was submitted still runs; workers leave when nothing is left for them. Never blocks; may be called
+    /// again.
+    pub fn close(&self) {
+        self.shared.event(Event::Close);
+    }
+
+    /// Waits until all workers are gone.
+    ///
+    /// # Errors
+    /// [`PoolError::StillOpen`] unless the pool was closed or terminated; [`PoolError::Broken`] if it could not go on.
+    pub fn join(&self) -> Result<(), PoolError> {
+        self.join_until(None)
+    }
+
+    /// Waits for at most `timeout` until all workers are gone.
+    ///
+    /// # Errors
+    /// As [`join`](Pool::join), and [`PoolError::TimedOut`].
+    pub fn join_timeout(&self, timeout: Duration) -> Result<(), PoolError> {
+        self.join_until(Some(timeout))
+    }
+
+    fn join_until(&self, timeout: Option<Duration>) -> Result<(), PoolError> {
+        if self.shared.lock().sched.phase() == Phase::Running {
+            return Err(PoolError::StillOpen);
+        }
+        if self.shared.on_service_thread() {
+            return Err(PoolError::WouldDeadlock);
+        }
+        if !self.shared.wait_stopped(timeout.map(deadline)) {
+            return Err(PoolError::TimedOut(timeout.unwrap_or_default()));
+        }
+        self.shared.reap_threads();
+        match self.shared.lock().sched.broken() {
+            Some(reason) => Err(PoolError::Broken(reason.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops now: every child gets SIGTERM (and SIGCONT, in case it is stopped), and SIGKILL after the
+    /// [grace period](PoolBuilder::grace), together with what it has started in its process group. Every task that has not finished ends with
+    /// [`TaskError::Terminated`](crate::TaskError::Terminated).
+    ///
+    /// Returns when all children are gone, at the latest a second after the grace period: a child in an uninterruptible system call can't be
+    /// killed by anybody, and is waited for by the pool's own thread. May be called from any thread, from a waker, and again.
+    pub fn terminate(&self) {
+        self.shared.stop(self.shared.settings.grace);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.shared.is_owner() {
+            self.shared.stop(self.shared.settings.grace.min(DROP_GRACE));
+            self.shared.reap_threads();
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("name", &self.shared.settings.recipe.pool)
+            .field("workers", &self.shared.settings.sched.workers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,159 @@
+//! The worker's loop.
+
+use std::io;
+
+use super::outbox::Outbox;
+use crate::ids::Lease;
+use crate::sys::clock;
+use crate::task::Registry;
+use crate::task::callee::Callee;
+use crate::task::entry::{Fault, Output};
+use crate::transport::status::StatusPage;
+use crate::transport::tasks::TaskReceiver;
+use crate::wire::from_worker::{Header, Kind};
+use crate::wire::to_worker::{Records, ToWorker};
+
+/// Where tasks come from, and where their state is kept.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    tasks: TaskReceiver,
+    page: StatusPage,
+    incoming: Option<Incoming>,
+}
+
+/// A big task whose input arrives in pieces.
+#[derive(Debug)]
+struct Incoming {
+    lease: Lease,
+    callee: Callee,
+    len: u64,
+    arrived: u64,
+    /// `None`: there is no memory for it.
+    input: Option<Vec<u8>>,
+}
+
+/// What ends the loop.
+enum End {
+    /// The parent asked for it.
+    Stop,
+    /// The parent is gone.
+    Orphaned,
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> End {
+        End::Orphaned
+    }
+}
+
+impl Inbox {
+    pub(super) fn new(tasks: TaskReceiver, page: StatusPage) -> Inbox {
+        Inbox { tasks, page, incoming: None }
+    }
+
+    /// Runs what comes, until the parent says stop or is gone.
+    pub(super) fn serve(mut self, mut outbox: Outbox, registry: &Registry) {
+        while let Some(message) = self.tasks.receive() {
+            for record in Records(&message) {
+                if self.handle(record, &mut outbox, registry).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle(
+        &mut self,
+        record: ToWorker<'_>,
+        outbox: &mut Outbox,
+        registry: &Registry,
+    ) -> Result<(), End> {
+        match record {
+            ToWorker::Task { lease, callee, input } => {
+                self.execute(lease, outbox, |out| call(callee, input, out, registry))?;
+            }
+            ToWorker::BigTask { lease, callee, len } => {
+                let mut input = Vec::new();
+                let reserved = input.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX));
+                let input = reserved.is_ok().then_some(input);
+                self.incoming = Some(Incoming { lease, callee, len, arrived: 0, input });
+            }
+            ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
+            ToWorker::Initialize { callee, input } => initialize(callee, input, outbox)?,
+            ToWorker::Stop => return Err(End::Stop),
+        }
+        Ok(())
+    }
+
+    fn take_piece(
+        &mut self,
+        half: u8,
+        len: u32,
+        outbox: &mut Outbox,
+        registry: &Registry,
+    ) -> Result<(), End> {
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        if let Some(input) = &mut incoming.input {
+            self.page.take_piece(half, len, input);
+        }
+        incoming.arrived += u64::from(len);
+        outbox.send(Header::new(Kind::PieceTaken), |_| Ok(()))?;
+        if incoming.arrived < incoming.len {
+            return Ok(());
+        }
+        let Some(Incoming { lease, callee, len, input, .. }) = self.incoming.take() else {
+            return Ok(());
+        };
+        self.execute(lease, outbox, |out| match &input {
+            Some(input) => call(callee, input, out, registry),
+            None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
+        })
+    }
+
+    /// Runs a task, unless the parent has taken it back, and replies.
+    fn execute(
+        &self,
+        lease: Lease,
+        outbox: &mut Outbox,
+        function: impl FnOnce(&mut Output<'_>) -> Result<(), Fault>,
+    ) -> Result<(), End> {
+        let started = clock::now_ns();
+        if !self.page.start(lease, started) {
+            return Ok(());
+        }
+        let kind = outbox.capture(function);
+        let elapsed_ns = clock::now_ns() - started;
+        if !self.page.finish(lease) {
+            // too late: the parent kills this process because of this task, and nothing else may be begun
+            loop {
+                std::thread::park();
+            }
+        }
+        outbox.end(Header { lease, elapsed_ns, ..Header::new(kind) })?;
+        Ok(())
+    }
+}
+
+fn call(
+    callee: Callee,
+    input: &[u8],
+    out: &mut Output<'_>,
+    registry: &Registry,
+) -> Result<(), Fault> {
+    if callee == Callee::BY_NAME { registry.call(input, out) } else { callee.entry()(input, out) }
+}
+
+/// Runs the initializer. Its result is dropped; its failure ends the worker.
+fn initialize(callee: Callee, input: &[u8], outbox: &mut Outbox) -> Result<(), End> {
+    if input.is_empty() && callee == Callee::BY_NAME {
+        outbox.send(Header::new(Kind::Ready), |_| Ok(()))?;
+        return Ok(());
+    }
+    match outbox.capture(|out| callee.entry()(input, out)) {
+        Kind::Fault => {
+            outbox.end(Header::new(Kind::InitFailed))?;
+            Err(End::Stop)
+        }
+        _ => Ok(outbox.send(Header::new(Kind::Ready), |_| Ok(()))?),
+    }
+}
