@@ -72,6 +72,7 @@ impl Core {
             (Kind::Done | Kind::Fault, Stage::Ready) => {
                 self.on_reply(shared, worker, header, body, now, effects)
             }
+            (Kind::Bell, Stage::Ready) => true, // the lane is read in any case
             (Kind::PieceTaken, Stage::Ready) => {
                 let taken = link.piece_taken();
                 self.flush(worker, now);

@@ -1,10 +1,11 @@
-//! Worker → parent: frames over a stream socket. The parent reads without blocking, checks every length before it believes it,
+//! Worker → parent: frames over a stream socket, small ones by the [lane](super::lane). The parent reads without blocking, checks every length before it believes it,
 //! and holds no more memory for a worker than what has been received from it plus one read.
 
 use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::lane::Lane;
 use crate::limits::{READ_BUDGET_BYTES, READ_BUFFER_BYTES};
 use crate::sys::socket;
 use crate::wire::from_worker::{HEADER, Header, Malformed};
@@ -16,6 +17,9 @@ pub(crate) struct ReplyReader {
     partial: Vec<u8>,
     /// A frame larger than one read, whose body grows as it arrives.
     large: Option<(Header, Vec<u8>)>,
+    lane: Lane,
+    /// How far the lane has been read: the parent's own record.
+    lane_read: u64,
     max_result: u64,
 }
 
@@ -31,17 +35,40 @@ pub(crate) enum Round {
 }
 
 impl ReplyReader {
-    pub(crate) fn new(max_result: u64) -> ReplyReader {
-        ReplyReader { partial: Vec::new(), large: None, max_result }
+    pub(crate) fn new(lane: Lane, max_result: u64) -> ReplyReader {
+        ReplyReader { partial: Vec::new(), large: None, lane, lane_read: 0, max_result }
     }
 
-    /// Reads what is there, at most [`READ_BUDGET_BYTES`], and hands each complete frame to `take`. `buffer` is lent: one for all
-    /// workers.
+    /// Reads what is there on both ways. The lane is read to its end, so that the next reply rings the bell.
     pub(crate) fn read(
         &mut self,
         fd: BorrowedFd<'_>,
         buffer: &mut Vec<u8>,
         mut take: impl FnMut(Header, Cow<'_, [u8]>),
+    ) -> Result<Round, Malformed> {
+        let round = self.read_stream(fd, buffer, &mut take)?;
+        let mut budget = READ_BUDGET_BYTES;
+        while self.lane.copy_out(&mut self.lane_read, buffer)? {
+            let rest = parse(buffer, self.max_result, &mut take)?;
+            if !rest.is_empty() {
+                // only whole frames are published
+                return Err(Malformed);
+            }
+            budget = budget.saturating_sub(buffer.len());
+            if budget == 0 {
+                return Ok(Round::Budget);
+            }
+        }
+        Ok(round)
+    }
+
+    /// Reads what is there on the socket, at most [`READ_BUDGET_BYTES`], and hands each complete frame to `take`. `buffer` is lent: one for
+    /// all workers.
+    fn read_stream(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buffer: &mut Vec<u8>,
+        take: &mut impl FnMut(Header, Cow<'_, [u8]>),
     ) -> Result<Round, Malformed> {
         let mut budget = READ_BUDGET_BYTES;
         loop {
@@ -65,7 +92,7 @@ impl ReplyReader {
             match self.large.take() {
                 Some((header, body)) if body.len() as u64 == header.len => take(header, Cow::Owned(body)),
                 Some(unfinished) => self.large = Some(unfinished),
-                None => self.parse(buffer, &mut take)?,
+                None => self.parse_stream(buffer, take)?,
             }
             budget = budget.saturating_sub(received);
             if budget == 0 {
@@ -79,25 +106,42 @@ impl ReplyReader {
     }
 
     /// Hands out the complete frames of `bytes` and keeps the rest.
-    fn parse(&mut self, bytes: &[u8], take: &mut impl FnMut(Header, Cow<'_, [u8]>)) -> Result<(), Malformed> {
-        let mut rest = bytes;
-        while let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
+    fn parse_stream(
+        &mut self,
+        bytes: &[u8],
+        take: &mut impl FnMut(Header, Cow<'_, [u8]>),
+    ) -> Result<(), Malformed> {
+        let mut rest = parse(bytes, self.max_result, take)?;
+        if let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
             let header = Header::decode(header, self.max_result)?;
-            if body.len() as u64 >= header.len {
-                let (body, next) = body.split_at(header.len as usize);
-                take(header, Cow::Borrowed(body));
-                rest = next;
-            } else if header.len as usize > READ_BUFFER_BYTES / 2 {
+            if header.len as usize > READ_BUFFER_BYTES / 2 {
                 self.large = Some((header, body.to_vec()));
                 rest = &[];
-            } else {
-                break;
             }
         }
         self.partial.clear();
         self.partial.extend_from_slice(rest);
         Ok(())
     }
+}
+
+/// Hands out the complete frames and gives what is left.
+fn parse<'a>(
+    bytes: &'a [u8],
+    max_result: u64,
+    take: &mut impl FnMut(Header, Cow<'_, [u8]>),
+) -> Result<&'a [u8], Malformed> {
+    let mut rest = bytes;
+    while let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
+        let header = Header::decode(header, max_result)?;
+        if (body.len() as u64) < header.len {
+            break;
+        }
+        let (body, next) = body.split_at(header.len as usize);
+        take(header, Cow::Borrowed(body));
+        rest = next;
+    }
+    Ok(rest)
 }
 
 /// Reads more of a large body. Its memory grows with what arrives, never with what is announced.
@@ -125,11 +169,16 @@ mod tests {
         bytes
     }
 
+    fn reader() -> ReplyReader {
+        let (page, _fd) = crate::transport::status::StatusPage::create().unwrap();
+        ReplyReader::new(page.lane(), 1 << 40)
+    }
+
     /// Sends `chunks` one after the other, reading after each, then closes; returns the bodies.
     fn pass(chunks: &[&[u8]]) -> (Vec<Vec<u8>>, Result<Round, Malformed>) {
         let (ours, theirs) = socket::stream_pair().unwrap();
         let (mut reader, mut buffer, mut bodies) =
-            (ReplyReader::new(1 << 40), Vec::new(), Vec::new());
+            (reader(), Vec::new(), Vec::new());
         let mut read = |bodies: &mut Vec<Vec<u8>>| {
             reader.read(ours.as_fd(), &mut buffer, |_, body| bodies.push(body.into_owned()))
         };
@@ -168,7 +217,7 @@ mod tests {
     fn an_announced_length_takes_no_memory() {
         let header = Header { len: 1 << 39, ..Header::new(Kind::Done) }.encode();
         let (ours, theirs) = socket::stream_pair().unwrap();
-        let (mut reader, mut buffer) = (ReplyReader::new(1 << 40), Vec::new());
+        let (mut reader, mut buffer) = (reader(), Vec::new());
         socket::send_all(theirs.as_fd(), &header).unwrap();
         socket::send_all(theirs.as_fd(), &[0; 1000]).unwrap();
         let round = reader.read(ours.as_fd(), &mut buffer, |_, _| panic!("incomplete"));

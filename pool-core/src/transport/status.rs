@@ -1,5 +1,5 @@
-//! The status page: per leased task one atomic state and the start time, shared by the parent and one worker, and behind it the
-//! area through which big arguments pass.
+//! The status page: per leased task one atomic state and the start time, shared by the parent and one worker. Behind it, in the same
+//! block, lie the [lane](super::lane) for small replies and the area through which big arguments pass.
 //!
 //! A state word is `generation << 8 | state`. Each step is one compare-and-swap, so of two that exclude each other exactly one
 //! happens, and the parent knows, also after the worker's death, how far a task has come:
@@ -13,8 +13,10 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::lane::{self, Lane};
 use crate::ids::Lease;
 use crate::limits::{PIECE_BYTES, SLOTS};
 use crate::sys::memory::SharedBlock;
@@ -26,7 +28,8 @@ const FINISHED: u64 = 4;
 const CONDEMNED: u64 = 5;
 
 const SLOT_BYTES: usize = 16;
-const AREA: usize = (SLOTS * SLOT_BYTES).next_multiple_of(4096);
+const LANE: usize = (SLOTS * SLOT_BYTES).next_multiple_of(4096);
+const AREA: usize = LANE + lane::LEN;
 const LEN: usize = AREA + 2 * PIECE_BYTES;
 
 /// What the page says about a lease.
@@ -42,18 +45,23 @@ pub(crate) enum Progress {
 
 /// One side's view of the page.
 #[derive(Debug)]
-pub(crate) struct StatusPage(SharedBlock);
+pub(crate) struct StatusPage(Arc<SharedBlock>);
 
 impl StatusPage {
     /// The parent's view, and the descriptor for the worker.
     pub(crate) fn create() -> io::Result<(StatusPage, OwnedFd)> {
         let (block, fd) = SharedBlock::create(LEN)?;
-        Ok((StatusPage(block), fd))
+        Ok((StatusPage(Arc::new(block)), fd))
     }
 
     /// The worker's view.
     pub(crate) fn map(fd: BorrowedFd<'_>) -> io::Result<StatusPage> {
-        SharedBlock::map(fd, LEN).map(StatusPage)
+        SharedBlock::map(fd, LEN).map(|block| StatusPage(Arc::new(block)))
+    }
+
+    /// The way of small replies, which lies in the same block.
+    pub(crate) fn lane(&self) -> Lane {
+        Lane::new(Arc::clone(&self.0), LANE)
     }
 
     /// Parent: announces a task, before it is sent.

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     PieceTaken = 6,
     /// The program runs as a worker but never called `init()`.
     NotInitialized = 7,
+    /// Replies lie in the lane.
+    Bell = 8,
 }
 
 /// The fixed part of a frame.
@@ -76,13 +78,14 @@ impl Header {
             5 => Kind::InitFailed,
             6 => Kind::PieceTaken,
             7 => Kind::NotInitialized,
+            8 => Kind::Bell,
             _ => return Err(Malformed),
         };
         let len = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
         let longest = match kind {
             Kind::Done => max_result,
             Kind::Fault | Kind::InitFailed | Kind::Hello => FAULT_BYTES as u64,
-            Kind::Ready | Kind::PieceTaken | Kind::NotInitialized => 0,
+            Kind::Ready | Kind::PieceTaken | Kind::NotInitialized | Kind::Bell => 0,
         };
         if len > longest {
             return Err(Malformed);

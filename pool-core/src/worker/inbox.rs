@@ -151,7 +151,7 @@ fn initialize(callee: Callee, input: &[u8], outbox: &mut Outbox) -> Result<(), E
     }
     match outbox.capture(|out| callee.entry()(input, out)) {
         Kind::Fault => {
-            outbox.end(Header::new(Kind::InitFailed))?;
+            outbox.end_by_socket(Header::new(Kind::InitFailed))?;
             Err(End::Stop)
         }
         _ => Ok(outbox.send(Header::new(Kind::Ready), |_| Ok(()))?),

@@ -60,7 +60,7 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
     let page = StatusPage::map(page.as_fd())?;
-    let mut outbox = Outbox::new(stream, boot.max_result);
+    let mut outbox = Outbox::new(stream, page.lane(), boot.max_result);
     let hello = Hello {
         version: PROTOCOL_VERSION,
         depth: boot.depth,

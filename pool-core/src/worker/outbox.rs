@@ -1,4 +1,4 @@
-//! Replies: each is in the kernel's hands before the next task is begun, so that a later crash can't take it along.
+//! Replies: each is in shared memory or in the kernel's hands before the next task is begun, so that a later crash can't take it along.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,22 +9,24 @@ use crate::limits::INLINE_BYTES;
 use crate::sys::socket;
 use crate::task::entry::{Fault, Output};
 use crate::task::panics;
+use crate::transport::lane::{Lane, LaneWriter, Published};
 use crate::wire::from_worker::{HEADER, Header, Kind};
 
 /// The worker's end of the reply socket, with a buffer that is used again for each frame.
 #[derive(Debug)]
 pub(super) struct Outbox {
     stream: OwnedFd,
+    lane: LaneWriter,
     frame: Vec<u8>,
     max_result: u64,
 }
 
 impl Outbox {
-    pub(super) fn new(stream: OwnedFd, max_result: u64) -> Outbox {
-        Outbox { stream, frame: Vec::new(), max_result }
+    pub(super) fn new(stream: OwnedFd, lane: Lane, max_result: u64) -> Outbox {
+        Outbox { stream, lane: LaneWriter::new(lane), frame: Vec::new(), max_result }
     }
 
-    /// Sends one frame whose body is written by `fill`.
+    /// Sends one frame of the handshake or of a transfer by the socket; `fill` writes its body.
     pub(super) fn send(
         &mut self,
         header: Header,
@@ -32,7 +34,7 @@ impl Outbox {
     ) -> io::Result<()> {
         self.begin();
         fill(&mut self.frame)?;
-        self.end(header)
+        self.end_by_socket(header)
     }
 
     /// Calls `function` with the buffer for its result, and gives the kind of frame that this has become. It waits in the buffer until
@@ -65,10 +67,30 @@ impl Outbox {
         self.frame.resize(HEADER, 0);
     }
 
-    /// Sends the frame in the buffer, blocking until the parent has taken it.
+    /// Sends the frame in the buffer: by the lane if it has room, which never blocks, else by the socket.
     pub(super) fn end(&mut self, header: Header) -> io::Result<()> {
+        self.put_header(header);
+        match self.lane.publish(&self.frame) {
+            Published::Noticed => Ok(()),
+            Published::Unnoticed => {
+                socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())
+            }
+            Published::NoRoom => self.send_frame(),
+        }
+    }
+
+    /// Sends the frame in the buffer by the socket, blocking until the kernel has taken it.
+    pub(super) fn end_by_socket(&mut self, header: Header) -> io::Result<()> {
+        self.put_header(header);
+        self.send_frame()
+    }
+
+    fn put_header(&mut self, header: Header) {
         let len = (self.frame.len() - HEADER) as u64;
         self.frame[..HEADER].copy_from_slice(&Header { len, ..header }.encode());
+    }
+
+    fn send_frame(&mut self) -> io::Result<()> {
         let sent = socket::send_all(self.stream.as_fd(), &self.frame);
         if self.frame.capacity() > INLINE_BYTES {
             self.frame = Vec::new();

@@ -1,0 +1,283 @@
+//! The pool: the only file that starts, watches and ends worker processes.
+//!
+//! Each slot holds the handle of one attempt. A handle is a future; its waker sends an event, so the run waits for results,
+//! inputs and signals in one place and never polls.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pool_core::{AsyncResult, Output, Pool, PoolError, TaskError};
+use pool_worker::builtin::CommandOutput;
+
+use super::Event;
+use crate::exit::{Exit, Failure};
+use crate::job::Plan;
+use crate::job::file::WorkerStderr;
+use crate::job::plan::{Request, TaskPlan};
+use crate::report::human::killed_by;
+use crate::report::{Ended, Outcome, Product, Timing};
+
+/// A pool and what runs in it.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    pool: Pool,
+    slots: Vec<Option<Running>>,
+    kind: Kind,
+    events: Sender<Event>,
+    next_ticket: u64,
+}
+
+/// How an answer is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Command,
+    Named,
+}
+
+/// One attempt.
+#[derive(Debug)]
+struct Running {
+    handle: AsyncResult<Vec<u8>>,
+    ticket: u64,
+    waker: Waker,
+    start: SystemTime,
+    clock: Instant,
+}
+
+/// Tells the run that a handle has settled.
+struct Bell {
+    slot: usize,
+    ticket: u64,
+    events: Sender<Event>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // The run may be over already.
+        let _ = self.events.send(Event::Settled { slot: self.slot, ticket: self.ticket });
+    }
+}
+
+impl Workers {
+    /// Starts the pool that the plan asks for.
+    pub(crate) fn start(plan: &Plan, procs: usize, events: Sender<Event>) -> Result<Workers, Failure> {
+        let mut builder = Pool::builder().processes(procs).max_pending(2 * procs).current_dir(&plan.folder);
+        builder = match &plan.task {
+            TaskPlan::Command(_) => builder.stdout(Output::Discard).stderr(Output::Inherit),
+            TaskPlan::Named(named) => {
+                if let Some(worker) = &named.worker {
+                    builder = builder.executable(worker);
+                }
+                if let Some(cwd) = &named.cwd {
+                    builder = builder.current_dir(cwd);
+                }
+                for (name, value) in &named.env {
+                    builder = builder.env(name, value);
+                }
+                // The command's own standard output carries results and nothing else.
+                builder.stdout(Output::Discard).stderr(match named.stderr {
+                    WorkerStderr::Inherit => Output::Inherit,
+                    WorkerStderr::Discard => Output::Discard,
+                })
+            }
+        };
+        if let Some(time) = plan.limits.timeout {
+            builder = builder.task_timeout(time);
+        }
+        if let Some(time) = plan.pool.start_timeout {
+            builder = builder.start_timeout(time);
+        }
+        if let Some(time) = plan.pool.grace {
+            builder = builder.grace(time);
+        }
+        let pool = builder.build().map_err(explain_build)?;
+        let kind = match plan.task {
+            TaskPlan::Command(_) => Kind::Command,
+            TaskPlan::Named(_) => Kind::Named,
+        };
+        Ok(Workers { pool, slots: (0..procs).map(|_| None).collect(), kind, events, next_ticket: 0 })
+    }
+
+    /// Starts an attempt in a free slot. The error is that of a pool that takes no more tasks.
+    pub(crate) fn submit(&mut self, slot: usize, request: &Request) -> Result<(), String> {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let waker = Waker::from(Arc::new(Bell { slot, ticket, events: self.events.clone() }));
+        let (start, clock) = (SystemTime::now(), Instant::now());
+        let handle = self
+            .pool
+            .apply_named(&request.task, request.input.clone())
+            .map_err(|error| error.to_string())?;
+        waker.wake_by_ref();
+        self.slots[slot] = Some(Running { handle, ticket, waker, start, clock });
+        Ok(())
+    }
+
+    /// Looks at the attempt of a ticket. `None` if it still runs, or was seen to end before.
+    pub(crate) fn settled(&mut self, slot: usize, ticket: u64) -> Option<Ended> {
+        let running = self.slots[slot].as_mut().filter(|running| running.ticket == ticket)?;
+        let worker_pid = running.handle.pid();
+        let mut context = Context::from_waker(&running.waker);
+        let Poll::Ready(result) = Pin::new(&mut running.handle).poll(&mut context) else { return None };
+        let timing = Timing { start: running.start, duration: running.clock.elapsed(), worker_pid };
+        self.slots[slot] = None;
+        Some(ended(result, self.kind, timing))
+    }
+
+    /// Ends all workers and what they started. Attempts that ran settle as cancelled.
+    pub(crate) fn terminate(&self) {
+        self.pool.terminate();
+    }
+
+    /// Waits until no worker is left. Everything has settled, so all that can be left are processes that commands left behind,
+    /// and they go with the workers.
+    pub(crate) fn finish(self) {
+        self.pool.terminate();
+        // After `terminate` there is nothing that `join` could fail at.
+        let _ = self.pool.join();
+    }
+}
+
+fn explain_build(error: PoolError) -> Failure {
+    match error {
+        PoolError::Os { .. } => Failure::new(Exit::OsRefused, error),
+        PoolError::InitNotCalled => Failure::new(Exit::PoolBroken, "the worker executable never joined the pool")
+            .hint("its main must call pool_worker::Host::run() before anything else"),
+        other => Failure::new(Exit::PoolBroken, other),
+    }
+}
+
+fn ended(result: Result<Vec<u8>, TaskError>, kind: Kind, timing: Timing) -> Ended {
+    match result {
+        Ok(answer) => match kind {
+            Kind::Command => match serde_json::from_slice::<CommandOutput>(&answer) {
+                Ok(output) => command_ended(output),
+                Err(error) => failed(Outcome::Failed, error.to_string(), Retry::Useless, timing),
+            },
+            Kind::Named => match serde_json::from_slice(&answer) {
+                Ok(value) => Ended {
+                    outcome: Outcome::Ok,
+                    product: Product::Value(value),
+                    error: None,
+                    can_retry: false,
+                    timing: Some(timing),
+                },
+                Err(error) => {
+                    let error = format!("the worker answered something that is no JSON: {error}");
+                    failed(Outcome::Failed, error, Retry::Useless, timing)
+                }
+            },
+        },
+        Err(error) => {
+            let (outcome, retry) = classify(&error);
+            let text = match error {
+                TaskError::Failed(text) => text,
+                other => other.to_string(),
+            };
+            failed(outcome, text, retry, timing)
+        }
+    }
+}
+
+/// Whether another attempt could end differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    Useful,
+    Useless,
+}
+
+fn classify(error: &TaskError) -> (Outcome, Retry) {
+    match error {
+        TaskError::Failed(_) => (Outcome::Failed, Retry::Useful),
+        TaskError::Panicked { .. } => (Outcome::Panicked, Retry::Useful),
+        TaskError::WorkerLost { .. } => (Outcome::Lost, Retry::Useful),
+        TaskError::Quarantined { .. } | TaskError::PoolBroken(_) => (Outcome::Lost, Retry::Useless),
+        TaskError::TimedOut => (Outcome::TimedOut, Retry::Useful),
+        TaskError::Cancelled | TaskError::Terminated => (Outcome::Cancelled, Retry::Useless),
+        // Too large, or not to be encoded: the same input gives the same again.
+        _ => (Outcome::Failed, Retry::Useless),
+    }
+}
+
+fn failed(outcome: Outcome, error: String, retry: Retry, timing: Timing) -> Ended {
+    let can_retry = retry == Retry::Useful;
+    Ended { outcome, product: Product::Nothing, error: Some(error), can_retry, timing: Some(timing) }
+}
+
+/// A command has measured itself.
+fn command_ended(output: CommandOutput) -> Ended {
+    let timing = Timing {
+        start: UNIX_EPOCH + Duration::from_millis(output.started_unix_ms),
+        duration: Duration::from_micros(output.duration_us),
+        worker_pid: Some(output.worker_pid),
+    };
+    let error = match (output.exit_code, output.signal) {
+        (Some(0), _) => None,
+        (Some(code), _) => Some(format!("exit code {code}")),
+        (None, Some(signal)) => Some(killed_by(signal)),
+        (None, None) => Some("it ended in an unknown way".to_owned()),
+    };
+    // What a command says last is usually why it failed.
+    let said = output.stderr.text.to_text().trim_end().lines().next_back().map(str::to_owned);
+    let error = error.map(|error| match said {
+        Some(said) if !said.is_empty() => format!("{error}: {said}"),
+        _ => error,
+    });
+    Ended {
+        outcome: if error.is_none() { Outcome::Ok } else { Outcome::Failed },
+        can_retry: error.is_some(),
+        error,
+        product: Product::Command(Box::new(output)),
+        timing: Some(timing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pool_worker::builtin::{CommandSpec, command};
+
+    use super::*;
+
+    fn timing() -> Timing {
+        Timing { start: UNIX_EPOCH, duration: Duration::ZERO, worker_pid: Some(1) }
+    }
+
+    fn run(script: &str) -> Ended {
+        let argv = format!(r#"{{"argv": ["sh", "-c", "{script}"]}}"#);
+        let spec: CommandSpec = serde_json::from_str(&argv).unwrap();
+        let answer = serde_json::to_vec(&command(spec).unwrap()).unwrap();
+        ended(Ok(answer), Kind::Command, timing())
+    }
+
+    #[test]
+    fn a_command_fails_by_its_exit_code_or_signal() {
+        let good = run("echo out");
+        assert_eq!((good.outcome, good.can_retry, good.error), (Outcome::Ok, false, None));
+        assert_eq!(good.timing.unwrap().worker_pid, Some(std::process::id()));
+        let bad = run("echo first >&2; echo last >&2; exit 3");
+        assert_eq!((bad.outcome, bad.can_retry), (Outcome::Failed, true));
+        assert_eq!(bad.error.unwrap(), "exit code 3: last");
+        assert_eq!(run("kill -KILL $$").error.unwrap(), "was killed by signal 9 (SIGKILL)");
+    }
+
+    #[test]
+    fn an_answer_that_is_no_json_fails_the_task() {
+        let ended = ended(Ok(b"oops".to_vec()), Kind::Named, timing());
+        assert_eq!((ended.outcome, ended.can_retry), (Outcome::Failed, false));
+    }
+
+    #[test]
+    fn errors_of_the_pool_have_their_outcomes() {
+        let outcome = |error| {
+            let ended = ended(Err(error), Kind::Named, timing());
+            (ended.outcome, ended.can_retry, ended.error.unwrap())
+        };
+        assert_eq!(outcome(TaskError::Failed("why".into())), (Outcome::Failed, true, "why".into()));
+        assert_eq!(outcome(TaskError::TimedOut).0, Outcome::TimedOut);
+        assert_eq!(outcome(TaskError::Terminated).0, Outcome::Cancelled);
+        assert_eq!(outcome(TaskError::Decode("x".into())), (Outcome::Failed, false, "x".into()));
+    }
+}
