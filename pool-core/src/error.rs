@@ -163,9 +163,9 @@ impl fmt::Display for ExitCause {
             }
             ExitCause::OutOfMemory => f.write_str("was killed because memory had run out"),
             ExitCause::Protocol => f.write_str("sent a malformed reply and was killed"),
-            ExitCause::Unknown => {
-                f.write_str("ended (exit status unknown: this process ignores SIGCHLD or reaps strangers)")
-            }
+            ExitCause::Unknown => f.write_str(
+                "ended (exit status unknown: this process ignores SIGCHLD or reaps strangers)",
+            ),
         }
     }
 }
@@ -225,7 +225,9 @@ pub enum PoolError {
     )]
     InitNotCalled,
     /// Pools are nested too deeply.
-    #[error("pools are nested {depth} deep, the limit is {limit}; does each worker build a pool of its own?")]
+    #[error(
+        "pools are nested {depth} deep, the limit is {limit}; does each worker build a pool of its own?"
+    )]
     NestedTooDeep {
         /// The depth that was asked for.
         depth: u32,

@@ -24,7 +24,5 @@ pub use boot::{init, init_with};
 pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo, TrySubmitError};
 pub use handle::{AsyncResult, MapResult, wait_any, wait_any_timeout};
 pub use ids::{TaskId, WorkerIndex};
-pub use pool::{
-    Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState,
-};
+pub use pool::{Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
 pub use task::{Fallible, Plain, Registry, TaskFn};

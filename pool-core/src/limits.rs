@@ -32,6 +32,9 @@ pub(crate) const ONE_AHEAD_NS: u64 = 2_000_000;
 /// A worker that has answered nothing for this long gives back what it has not started, so that others can take it.
 pub(crate) const STALL_NS: u64 = 5_000_000;
 
+/// A worker that answers several tasks in a row tells the parent at the latest after this time, so that one wake-up serves many.
+pub(crate) const TELL_NS: u64 = 50_000;
+
 /// What is assumed about a function that has not been observed yet: long, so that nothing is queued behind it.
 pub(crate) const UNKNOWN_NS: u64 = 10_000_000;
 

@@ -31,7 +31,11 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     let wanted = writer.wanted;
     result.map_err(|error| {
         out.truncate(start);
-        if wanted > limit { Unencodable::TooLarge(wanted) } else { Unencodable::Refused(text(&error)) }
+        if wanted > limit {
+            Unencodable::TooLarge(wanted)
+        } else {
+            Unencodable::Refused(text(&error))
+        }
     })
 }
 

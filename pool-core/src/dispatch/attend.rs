@@ -32,7 +32,12 @@ fn bell() -> Option<(Arc<Doorbell>, Waker)> {
 
 impl Shared {
     /// Waits until the slot of this task is settled, or until the deadline. Returns whether it is settled.
-    pub(crate) fn wait(&self, key: TaskKey, slot: &Arc<TaskSlot>, deadline: Option<Instant>) -> bool {
+    pub(crate) fn wait(
+        &self,
+        key: TaskKey,
+        slot: &Arc<TaskSlot>,
+        deadline: Option<Instant>,
+    ) -> bool {
         if slot.is_settled() {
             return true;
         }

@@ -31,7 +31,11 @@ pub(crate) enum Payload {
 
 impl Payload {
     pub(crate) fn new(bytes: Vec<u8>) -> Payload {
-        if bytes.len() > INLINE_BYTES { Payload::Big(Arc::new(bytes)) } else { Payload::Inline(bytes) }
+        if bytes.len() > INLINE_BYTES {
+            Payload::Big(Arc::new(bytes))
+        } else {
+            Payload::Inline(bytes)
+        }
     }
 
     fn len(&self) -> usize {
@@ -173,7 +177,8 @@ impl Core {
             items: request.items,
             retries: request.retries,
         };
-        let limit_ns = request.timeout.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        let limit_ns =
+            request.timeout.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
         self.limited += usize::from(limit_ns.is_some());
         let body = Body {
             id: TaskId(self.next_id),

@@ -65,7 +65,9 @@ impl Core {
 
     fn lease(&mut self, worker: WorkerKey, task: TaskKey, lease: Lease, now: u64) {
         let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref) else { return };
-        let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else { return };
+        let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
+            return;
+        };
         match &body.payload {
             Payload::Inline(input) => link.push_task(lease, body.callee, input),
             Payload::Big(input) => link.push_big_task(lease, body.callee, input.clone()),

@@ -130,13 +130,7 @@ impl Core {
         true
     }
 
-    fn on_hello(
-        &mut self,
-        shared: &Shared,
-        body: &[u8],
-        now: u64,
-        effects: &mut Effects,
-    ) -> bool {
+    fn on_hello(&mut self, shared: &Shared, body: &[u8], now: u64, effects: &mut Effects) -> bool {
         let Ok(hello) = codec::decode::<Hello>(body) else { return false };
         let depth = shared.settings.recipe.role.depth + 1;
         if let Some(reason) = hello.refuse(depth, self.image) {

@@ -78,7 +78,8 @@ impl Core {
             let _ = shared.watch.remove(link.stream.as_fd());
             link.reading = Reading::Ended;
             // A worker without its socket has no use. Nearly always it is ending already, which a signal does not change any more.
-            let leaving = self.sched.worker(worker).is_none_or(|w| w.phase == WorkerPhase::Retiring);
+            let leaving =
+                self.sched.worker(worker).is_none_or(|w| w.phase == WorkerPhase::Retiring);
             if let Some(link) = self.link_mut(worker).filter(|_| !leaving) {
                 link.signal(GroupSignal::Kill);
             }
@@ -87,6 +88,9 @@ impl Core {
 
     fn on_time(&mut self, shared: &Shared, now: u64, effects: &mut Effects) {
         if self.sched.next_tick().is_some_and(|due| due <= now) {
+            for worker in self.sched.stalled(now) {
+                self.read_link(shared, worker, now, effects);
+            }
             self.event(shared, Event::Tick, now, effects);
         }
         if self.limited == 0 {

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,9 +16,7 @@ use crate::boot;
 use crate::codec;
 use crate::dispatch::{Settings, Shared};
 use crate::error::PoolError;
-use crate::limits::{
-    DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, MAX_DEPTH, SLOTS,
-};
+use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, MAX_DEPTH, SLOTS};
 use crate::sched;
 use crate::task::TaskFn;
 use crate::task::callee::Callee;

@@ -73,8 +73,13 @@ struct Feeder<'pool, R, I: Iterator> {
     submit: SubmitChunk<R, I>,
 }
 
-type SubmitChunk<R, I> =
-    fn(&Pool, &Function, &mut I, usize, &Options) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>;
+type SubmitChunk<R, I> = fn(
+    &Pool,
+    &Function,
+    &mut I,
+    usize,
+    &Options,
+) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>;
 
 impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
     fn new<F, A, Kind>(pool: &'pool Pool, items: I, options: Options) -> Self
@@ -86,7 +91,8 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
     {
         let workers = pool.shared().settings.sched.workers as usize;
         let chunk_size = options.chunk_size.map_or(1, NonZero::get);
-        let window = options.window.map_or(IMAP_AHEAD_PER_WORKER * workers * chunk_size, NonZero::get);
+        let window =
+            options.window.map_or(IMAP_AHEAD_PER_WORKER * workers * chunk_size, NonZero::get);
         Feeder {
             pool,
             items,

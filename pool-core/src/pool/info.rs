@@ -101,7 +101,9 @@ impl Pool {
         let describe = |&(key, worker): &(_, &crate::sched::Worker)| {
             let link = core.link(key);
             let running = worker.running_order().find(|(_, lease)| {
-                link.is_some_and(|link| matches!(link.page.progress(*lease), Progress::Started { .. }))
+                link.is_some_and(|link| {
+                    matches!(link.page.progress(*lease), Progress::Started { .. })
+                })
             });
             WorkerInfo {
                 index: WorkerIndex(worker.seat),

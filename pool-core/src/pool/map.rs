@@ -107,16 +107,34 @@ impl Pool {
         let mut handles = Vec::new();
         match (options.chunk_size, items.size_hint()) {
             (Some(size), _) => {
-                self.submit_each::<F, Args, Kind>(&function, &mut items, size, options, &mut handles)?;
+                self.submit_each::<F, Args, Kind>(
+                    &function,
+                    &mut items,
+                    size,
+                    options,
+                    &mut handles,
+                )?;
             }
             (None, (least, Some(most))) if least == most => {
                 let size = self.chunk_size(most);
-                self.submit_each::<F, Args, Kind>(&function, &mut items, size, options, &mut handles)?;
+                self.submit_each::<F, Args, Kind>(
+                    &function,
+                    &mut items,
+                    size,
+                    options,
+                    &mut handles,
+                )?;
             }
             (None, _) => {
                 let mut items = items.collect::<Vec<_>>().into_iter();
                 let size = self.chunk_size(items.len());
-                self.submit_each::<F, Args, Kind>(&function, &mut items, size, options, &mut handles)?;
+                self.submit_each::<F, Args, Kind>(
+                    &function,
+                    &mut items,
+                    size,
+                    options,
+                    &mut handles,
+                )?;
             }
         }
         Ok(MapResult::new(handles))

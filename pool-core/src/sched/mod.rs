@@ -20,10 +20,10 @@ use slab::Slab;
 use crate::error::{ExitCause, PoolError};
 use crate::ids::{Lease, TaskKey, WorkerKey};
 use crate::limits::{RETIRE_NS, STALL_NS, START_FAILURES};
-pub(crate) use task::{Spec, Verdict};
 use task::{FunctionStats, Task, TaskState};
-pub(crate) use worker::{Worker, WorkerPhase};
+pub(crate) use task::{Spec, Verdict};
 use worker::Seat;
+pub(crate) use worker::{Worker, WorkerPhase};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -189,7 +189,9 @@ impl Scheduler {
             }
             Event::Expired { worker, lease } => self.on_expired(worker, lease, out),
             Event::Violated { worker } => self.condemn(worker, out),
-            Event::Gone { worker, started, cause } => self.on_gone(worker, started, cause, now, out),
+            Event::Gone { worker, started, cause } => {
+                self.on_gone(worker, started, cause, now, out)
+            }
             Event::Cancel { task } => self.on_cancel(task, out),
             Event::Close => self.phase = self.phase.max(Phase::Draining),
             Event::Terminate { grace_ns } => self.stop(&Verdict::Terminated, grace_ns, now, out),
@@ -258,10 +260,16 @@ impl Scheduler {
         self.workers.iter().any(|(_, worker)| worker.phase == WorkerPhase::Ready)
     }
 
+    /// Workers that hold several tasks and have not been heard of for a while. They may have answered without telling: the shell
+    /// looks before the tick.
+    pub(crate) fn stalled(&self, now: u64) -> Vec<WorkerKey> {
+        let stalled = self.workers.iter().filter(|(_, worker)| worker.is_stalled(now));
+        stalled.map(|(key, _)| WorkerKey(key as u32)).collect()
+    }
+
     /// When a [`Event::Tick`] is due.
     pub(crate) fn next_tick(&self) -> Option<u64> {
-        let several = self.workers.len() > 1;
-        let workers = self.workers.iter().filter_map(|(_, worker)| worker.next_tick(several));
+        let workers = self.workers.iter().filter_map(|(_, worker)| worker.next_tick());
         let wanted = self.wants_workers();
         let seats = self.seats.iter().filter(|seat| wanted && seat.worker.is_none());
         workers.chain(seats.map(|seat| seat.not_before)).min()
@@ -456,8 +464,11 @@ impl Scheduler {
                 }
                 out.push(Action::Kill { worker: key });
             }
-            if several && worker.has_spare_work() && worker.last_progress + STALL_NS <= now {
-                worker.last_progress = now;
+            if !worker.is_stalled(now) {
+                continue;
+            }
+            worker.last_progress = now;
+            if several {
                 // in reverse, so that they keep their order at the front of the queue; the first one is running
                 for held in worker.leases.iter().skip(1).rev().filter(|held| !held.settled) {
                     let lease = held.lease;
@@ -498,7 +509,8 @@ impl Scheduler {
         let deadline = now.saturating_add(self.config.start_timeout_ns);
         for (index, seat) in self.seats.iter_mut().enumerate() {
             if seat.worker.is_none() && seat.not_before <= now {
-                let worker = WorkerKey(self.workers.insert(Worker::new(index as u32, deadline)) as u32);
+                let worker =
+                    WorkerKey(self.workers.insert(Worker::new(index as u32, deadline)) as u32);
                 seat.worker = Some(worker);
                 self.counts.workers_started += 1;
                 out.push(Action::Spawn { worker, seat: index as u32 });

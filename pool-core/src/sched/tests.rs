@@ -46,15 +46,34 @@ struct Record {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Submit { retries: u32, size: u64, function: u32 },
+    Submit {
+        retries: u32,
+        size: u64,
+        function: u32,
+    },
     /// A worker says that it is ready, or its next thing happens.
-    Step { worker: usize, elapsed: u64 },
-    Die { worker: usize },
-    SpawnFails { worker: usize },
-    Cancel { task: usize },
-    Expire { worker: usize },
-    Violate { worker: usize },
-    Pass { ns: u64 },
+    Step {
+        worker: usize,
+        elapsed: u64,
+    },
+    Die {
+        worker: usize,
+    },
+    SpawnFails {
+        worker: usize,
+    },
+    Cancel {
+        task: usize,
+    },
+    Expire {
+        worker: usize,
+    },
+    Violate {
+        worker: usize,
+    },
+    Pass {
+        ns: u64,
+    },
     Close,
     Terminate,
 }
@@ -253,7 +272,10 @@ impl Sim {
         let mut leased = HashMap::new();
         for (key, worker) in &sched.workers {
             let key = WorkerKey(key as u32);
-            assert_eq!(worker.load_ns, worker.leases.iter().map(|held| held.expected_ns).sum::<u64>());
+            assert_eq!(
+                worker.load_ns,
+                worker.leases.iter().map(|held| held.expected_ns).sum::<u64>()
+            );
             assert!(worker.leases.len() <= crate::limits::SLOTS);
             assert!(worker.sent_frames >= worker.acked_frames);
             let mut slots: Vec<_> = worker.leases.iter().map(|held| held.lease.slot).collect();
@@ -413,7 +435,9 @@ fn a_program_whose_workers_never_start_is_told() {
         sim.run(&Op::Pass { ns: 10_000_000_000 });
     }
     assert_eq!(sim.sched.phase(), Phase::Stopped);
-    assert!(matches!(sim.sched.broken(), Some(PoolError::StartFailed(text)) if text.contains("code 3")));
+    assert!(
+        matches!(sim.sched.broken(), Some(PoolError::StartFailed(text)) if text.contains("code 3"))
+    );
     assert!(sim.spawned < 10, "{} processes were started", sim.spawned);
 }
 

@@ -107,7 +107,7 @@ impl Worker {
         self.leases.is_empty() || self.sent_frames - self.acked_frames < UNREAD_FRAMES
     }
 
-    pub(super) fn has_spare_work(&self) -> bool {
+    fn has_spare_work(&self) -> bool {
         self.phase == WorkerPhase::Ready && self.leases.len() > 1
     }
 
@@ -136,8 +136,12 @@ impl Worker {
         Some(held)
     }
 
-    pub(super) fn next_tick(&self, several: bool) -> Option<u64> {
-        let stall = (several && self.has_spare_work()).then_some(self.last_progress + STALL_NS);
+    pub(super) fn is_stalled(&self, now: u64) -> bool {
+        self.has_spare_work() && self.last_progress + STALL_NS <= now
+    }
+
+    pub(super) fn next_tick(&self) -> Option<u64> {
+        let stall = self.has_spare_work().then_some(self.last_progress + STALL_NS);
         [stall, self.deadline].into_iter().flatten().min()
     }
 }

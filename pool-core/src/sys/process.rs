@@ -70,7 +70,8 @@ pub(crate) fn on_main_thread() -> bool {
 /// of the running image.
 pub(crate) fn image_id() -> io::Result<[u64; 4]> {
     let stat = nix::sys::stat::stat("/proc/self/exe")?;
-    let changed = (stat.st_mtime as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.st_mtime_nsec as u64);
+    let changed =
+        (stat.st_mtime as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.st_mtime_nsec as u64);
     Ok([stat.st_dev, stat.st_ino, stat.st_size as u64, changed])
 }
 

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send,
-    sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    send, sendmsg, setsockopt, socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -70,7 +70,11 @@ pub(crate) fn send_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
 /// sends along are closed by the kernel, because there is no space for them.
 ///
 /// The caller has reserved the memory: what does not fit into the capacity of `out` is not read.
-pub(crate) fn receive_into(fd: BorrowedFd<'_>, out: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+pub(crate) fn receive_into(
+    fd: BorrowedFd<'_>,
+    out: &mut Vec<u8>,
+    limit: usize,
+) -> io::Result<usize> {
     let room = out.spare_capacity_mut();
     let want = room.len().min(limit);
     debug_assert!(want > 0, "a read of nothing looks like the end of the stream");

@@ -1,6 +1,9 @@
 //! How a function is named to a copy of the same executable: by the distance of its entry point from an anchor. Both move
 //! together under address randomisation; the handshake makes sure that both sides run the same image.
-#![expect(unsafe_code, reason = "a function pointer is made from a checked offset; see the SAFETY lines")]
+#![expect(
+    unsafe_code,
+    reason = "a function pointer is made from a checked offset; see the SAFETY lines"
+)]
 
 use std::mem::MaybeUninit;
 

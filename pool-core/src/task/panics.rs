@@ -38,7 +38,8 @@ pub(crate) fn keep() {
 /// The report of the panic that has just been caught. `payload` tells the message if the user's code has set a hook of
 /// its own, so that nothing was kept.
 pub(crate) fn take(payload: &(dyn Any + Send)) -> Report {
-    let kept = LAST.take().unwrap_or_else(|| Report { location: "unknown".into(), ..Report::default() });
+    let kept =
+        LAST.take().unwrap_or_else(|| Report { location: "unknown".into(), ..Report::default() });
     if kept.message.is_empty() { Report { message: message(payload), ..kept } } else { kept }
 }
 

@@ -51,7 +51,8 @@ impl Registry {
             let known = self.names().collect::<Vec<_>>().join(", ");
             Fault::Failed(format!("this executable has no task named {name:?}; it has: {known}"))
         })?;
-        let result = function(input).map_err(|error| Fault::Failed(panics::cut(format!("{error:#}"))))?;
+        let result =
+            function(input).map_err(|error| Fault::Failed(panics::cut(format!("{error:#}"))))?;
         let size = (out.bytes.len() + result.len()) as u64;
         if size > out.limit {
             return Err(Fault::TooLarge(size));

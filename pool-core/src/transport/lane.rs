@@ -1,6 +1,6 @@
 //! A ring of small replies in shared memory, with one writer and one reader. A frame lies there before the worker begins its next
 //! task, so its death can't take it along; and a worker that answers quickly needs no system call for each reply: the bell, a frame on the
-//! socket, is rung only if the parent has read everything that was there.
+//! socket, is rung for several at a time, and only if the parent has read everything that was there before.
 //!
 //! The worker writes a frame, then moves `written`, then looks whether the parent listens for the bell. The parent says that it listens, then
 //! looks at `written` once more. In the total order of these four steps, either the parent sees the frame or the worker sees
@@ -85,28 +85,17 @@ pub(crate) struct LaneWriter {
     written: u64,
 }
 
-/// What became of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Published {
-    /// It is there, and the parent will see it without being told.
-    Noticed,
-    /// It is there, and the bell must be rung.
-    Unnoticed,
-    /// It is not there.
-    NoRoom,
-}
-
 impl LaneWriter {
     pub(crate) fn new(lane: Lane) -> LaneWriter {
         LaneWriter { lane, written: 0 }
     }
 
-    /// Puts a frame into the ring, if there is room for it.
-    pub(crate) fn publish(&mut self, frame: &[u8]) -> Published {
+    /// Puts a frame into the ring; `false` if there is no room for it.
+    pub(crate) fn publish(&mut self, frame: &[u8]) -> bool {
         let len = frame.len() as u64;
         let read = self.lane.word(READ).load(Acquire);
         if frame.len() > LARGEST || self.written.wrapping_sub(read) + len > RING {
-            return Published::NoRoom;
+            return false;
         }
         let (offset, first) = Lane::split(self.written, len);
         let (one, other) = frame.split_at(first);
@@ -115,12 +104,17 @@ impl LaneWriter {
         self.lane.block.write(bytes, other);
         self.written = self.written.wrapping_add(len);
         self.lane.word(WRITTEN).store(self.written, SeqCst);
+        true
+    }
+
+    /// Whether the parent sleeps and must be told of what was published. Asking takes the wish away.
+    pub(crate) fn is_bell_wanted(&self) -> bool {
         let listens = self.lane.word(LISTENS);
-        if listens.load(SeqCst) == 0 {
-            return Published::Noticed;
+        let wanted = listens.load(SeqCst) != 0;
+        if wanted {
+            listens.store(0, Relaxed);
         }
-        listens.store(0, Relaxed);
-        Published::Unnoticed
+        wanted
     }
 }
 
@@ -139,14 +133,14 @@ mod tests {
         let (parent, mut worker) = pair();
         let (mut read, mut buffer) = (0, Vec::new());
         assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(false));
-        assert_eq!(worker.publish(b"one"), Published::Unnoticed);
-        assert_eq!(worker.publish(b"two"), Published::Noticed);
+        assert!(worker.publish(b"one") && worker.is_bell_wanted());
+        assert!(worker.publish(b"two") && !worker.is_bell_wanted());
         assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
         assert_eq!(buffer, b"onetwo");
-        assert_eq!(worker.publish(b"three"), Published::Noticed, "the parent has not gone to sleep");
+        assert!(worker.publish(b"three") && !worker.is_bell_wanted(), "the parent is awake");
         assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
         assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(false));
-        assert_eq!(worker.publish(b"four"), Published::Unnoticed);
+        assert!(worker.publish(b"four") && worker.is_bell_wanted());
     }
 
     #[test]
@@ -154,14 +148,14 @@ mod tests {
         let (parent, mut worker) = pair();
         let frame = vec![7; 1000];
         let mut count = 0;
-        while worker.publish(&frame) != Published::NoRoom {
+        while worker.publish(&frame) {
             count += 1;
         }
         assert_eq!(count, RING as usize / 1000);
         let (mut read, mut buffer) = (0, Vec::new());
         assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
         assert_eq!(buffer.len(), count * 1000);
-        assert_ne!(worker.publish(&frame), Published::NoRoom);
+        assert!(worker.publish(&frame));
     }
 
     #[test]
@@ -170,7 +164,7 @@ mod tests {
         let (mut read, mut buffer) = (0, Vec::new());
         for round in 0..1000u32 {
             let frame: Vec<u8> = (0..797).map(|i| (i + round) as u8).collect();
-            assert_ne!(worker.publish(&frame), Published::NoRoom);
+            assert!(worker.publish(&frame));
             assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
             assert_eq!(buffer, frame);
         }

@@ -84,13 +84,17 @@ impl ReplyReader {
             let received = match received {
                 Ok(0) => return Ok(Round::End),
                 Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Round::Drained),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Round::Drained);
+                }
                 // the worker died with unread tasks: what it had answered before is still to be read
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
                 Err(_) => return Ok(Round::End),
             };
             match self.large.take() {
-                Some((header, body)) if body.len() as u64 == header.len => take(header, Cow::Owned(body)),
+                Some((header, body)) if body.len() as u64 == header.len => {
+                    take(header, Cow::Owned(body))
+                }
                 Some(unfinished) => self.large = Some(unfinished),
                 None => self.parse_stream(buffer, take)?,
             }
@@ -164,7 +168,8 @@ mod tests {
 
     fn frame(kind: Kind, slot: u16, body: &[u8]) -> Vec<u8> {
         let lease = Lease { slot, generation: 1 };
-        let mut bytes = Header { lease, len: body.len() as u64, ..Header::new(kind) }.encode().to_vec();
+        let mut bytes =
+            Header { lease, len: body.len() as u64, ..Header::new(kind) }.encode().to_vec();
         bytes.extend_from_slice(body);
         bytes
     }
@@ -177,8 +182,7 @@ mod tests {
     /// Sends `chunks` one after the other, reading after each, then closes; returns the bodies.
     fn pass(chunks: &[&[u8]]) -> (Vec<Vec<u8>>, Result<Round, Malformed>) {
         let (ours, theirs) = socket::stream_pair().unwrap();
-        let (mut reader, mut buffer, mut bodies) =
-            (reader(), Vec::new(), Vec::new());
+        let (mut reader, mut buffer, mut bodies) = (reader(), Vec::new(), Vec::new());
         let mut read = |bodies: &mut Vec<Vec<u8>>| {
             reader.read(ours.as_fd(), &mut buffer, |_, body| bodies.push(body.into_owned()))
         };

@@ -49,7 +49,9 @@ impl TaskSender {
             match self.0.send(message) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Unsent::Blocked),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Unsent::Blocked);
+                }
                 Err(_) => return Err(Unsent::Gone),
             }
         }

@@ -112,7 +112,11 @@ mod tests {
             elapsed_ns: 256,
         };
         let expected = [3, 0, 2, 1, 7, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        assert_eq!(header.encode(), expected, "raise PROTOCOL_VERSION with any change of the bytes");
+        assert_eq!(
+            header.encode(),
+            expected,
+            "raise PROTOCOL_VERSION with any change of the bytes"
+        );
         assert_eq!(Header::decode(&expected, 3), Ok(header));
     }
 

@@ -37,7 +37,10 @@ impl Hello {
             ));
         }
         if self.depth != depth {
-            return Some(format!("the worker counts {} nested pools, this program {depth}", self.depth));
+            return Some(format!(
+                "the worker counts {} nested pools, this program {depth}",
+                self.depth
+            ));
         }
         match image {
             Some(image) if image != self.image => Some(

@@ -155,7 +155,8 @@ mod tests {
         let mut bytes = Vec::new();
         push(&ToWorker::Task { lease: LEASE, callee: Callee(-2), input: b"ab" }, &mut bytes);
         let expected = [
-            1, 2, 1, 7, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, b'a', b'b',
+            1, 2, 1, 7, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, b'a',
+            b'b',
         ];
         assert_eq!(bytes, expected, "raise PROTOCOL_VERSION with any change of the bytes");
     }

@@ -59,6 +59,9 @@ impl Inbox {
                     return;
                 }
             }
+            if outbox.tell().is_err() {
+                return;
+            }
         }
     }
 
@@ -80,7 +83,10 @@ impl Inbox {
             }
             ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
             ToWorker::Initialize { callee, input } => initialize(callee, input, outbox)?,
-            ToWorker::Stop => return Err(End::Stop),
+            ToWorker::Stop => {
+                outbox.tell()?;
+                return Err(End::Stop);
+            }
         }
         Ok(())
     }
@@ -122,14 +128,14 @@ impl Inbox {
             return Ok(());
         }
         let kind = outbox.capture(function);
-        let elapsed_ns = clock::now_ns() - started;
+        let now = clock::now_ns();
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             loop {
                 std::thread::park();
             }
         }
-        outbox.end(Header { lease, elapsed_ns, ..Header::new(kind) })?;
+        outbox.end(Header { lease, elapsed_ns: now - started, ..Header::new(kind) }, now)?;
         Ok(())
     }
 }

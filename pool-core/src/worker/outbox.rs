@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::codec;
-use crate::limits::INLINE_BYTES;
+use crate::limits::{INLINE_BYTES, TELL_NS};
 use crate::sys::socket;
 use crate::task::entry::{Fault, Output};
 use crate::task::panics;
-use crate::transport::lane::{Lane, LaneWriter, Published};
+use crate::transport::lane::{Lane, LaneWriter};
 use crate::wire::from_worker::{HEADER, Header, Kind};
 
 /// The worker's end of the reply socket, with a buffer that is used again for each frame.
@@ -18,12 +18,20 @@ pub(super) struct Outbox {
     stream: OwnedFd,
     lane: LaneWriter,
     frame: Vec<u8>,
+    /// When the first reply was put into the lane that the parent was not told of.
+    untold_since: Option<u64>,
     max_result: u64,
 }
 
 impl Outbox {
     pub(super) fn new(stream: OwnedFd, lane: Lane, max_result: u64) -> Outbox {
-        Outbox { stream, lane: LaneWriter::new(lane), frame: Vec::new(), max_result }
+        Outbox {
+            stream,
+            lane: LaneWriter::new(lane),
+            frame: Vec::new(),
+            untold_since: None,
+            max_result,
+        }
     }
 
     /// Sends one frame of the handshake or of a transfer by the socket; `fill` writes its body.
@@ -67,16 +75,23 @@ impl Outbox {
         self.frame.resize(HEADER, 0);
     }
 
-    /// Sends the frame in the buffer: by the lane if it has room, which never blocks, else by the socket.
-    pub(super) fn end(&mut self, header: Header) -> io::Result<()> {
+    /// Sends the frame in the buffer: by the lane if it has room, which never blocks, else by the socket. The parent may not have been told of
+    /// it yet: see [`Outbox::tell`].
+    pub(super) fn end(&mut self, header: Header, now_ns: u64) -> io::Result<()> {
         self.put_header(header);
-        match self.lane.publish(&self.frame) {
-            Published::Noticed => Ok(()),
-            Published::Unnoticed => {
-                socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())
-            }
-            Published::NoRoom => self.send_frame(),
+        if !self.lane.publish(&self.frame) {
+            return self.send_frame();
         }
+        let since = *self.untold_since.get_or_insert(now_ns);
+        if now_ns - since >= TELL_NS { self.tell() } else { Ok(()) }
+    }
+
+    /// Tells the parent of what lies in the lane. To be called when nothing else is to be done.
+    pub(super) fn tell(&mut self) -> io::Result<()> {
+        if self.untold_since.take().is_some() && self.lane.is_bell_wanted() {
+            socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())?;
+        }
+        Ok(())
     }
 
     /// Sends the frame in the buffer by the socket, blocking until the kernel has taken it.
