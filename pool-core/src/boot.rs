@@ -84,8 +84,7 @@ pub fn __test_entry() {
 /// ```
 /// pool_core::test_support!();
 ///
-/// #[test]
-/// fn squares() {
+/// fn squares() { // a function like this, with the attribute of a test
 ///     let pool = pool_core::Pool::new(2).unwrap();
 ///     assert_eq!(pool.map(|x: u64| x * x, [1, 2, 3]).unwrap(), [1, 4, 9]);
 /// }

@@ -1,6 +1,8 @@
 //! User value ↔ bytes. The only place that names `bincode`: fixed-width little-endian integers, which encode several times
 //! faster than variable-width ones.
 
+mod bytes;
+
 use bincode::config::{Configuration, Fixint, LittleEndian};
 use bincode::enc::write::Writer;
 use bincode::error::{DecodeError, EncodeError};
@@ -39,6 +41,31 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     })
 }
 
+/// Like [`encode`], for a value whose type may be known to be bytes.
+pub(crate) fn encode_value<T: Serialize + 'static>(
+    value: &T,
+    out: &mut Vec<u8>,
+    limit: u64,
+) -> Result<(), Unencodable> {
+    let Some(bytes) = bytes::of(value) else { return encode(value, out, limit) };
+    let size = (out.len() + 8 + bytes.len()) as u64;
+    if size > limit {
+        return Err(Unencodable::TooLarge(size));
+    }
+    out.reserve_exact(8 + bytes.len());
+    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    out.extend_from_slice(bytes);
+    Ok(())
+}
+
+/// Like [`decode`], for a value whose type may be known to be bytes.
+pub(crate) fn decode_value<T: DeserializeOwned + 'static>(encoded: &[u8]) -> Result<T, String> {
+    match bytes::to(encoded) {
+        Some(value) => Ok(value),
+        None => decode(encoded),
+    }
+}
+
 /// Decodes a value that fills `bytes` exactly.
 ///
 /// No encoded value claims more bytes than it has, so a limit of at least that many refuses only damaged ones, before memory is
@@ -47,10 +74,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     const SMALL: usize = 64 << 10;
     const MEDIUM: usize = 16 << 20;
     const LARGE: usize = 16 << 30;
-    let decoded = match bytes.len() {
-        ..=SMALL => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<SMALL>()),
-        ..=MEDIUM => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<MEDIUM>()),
-        _ => bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<LARGE>()),
+    let decoded = if bytes.len() <= SMALL {
+        bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<SMALL>())
+    } else if bytes.len() <= MEDIUM {
+        bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<MEDIUM>())
+    } else {
+        bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<LARGE>())
     };
     let (value, used) = decoded.map_err(|error| decode_text(&error))?;
     if used == bytes.len() {
@@ -113,6 +142,21 @@ mod tests {
             encode(&value, &mut bytes, u64::MAX).unwrap();
             bytes.truncate(bytes.len() - cut);
             prop_assert!(decode::<(u32, String)>(&bytes).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn byte_vectors_look_the_same_either_way(value: Vec<u8>) {
+            let (mut quick, mut slow) = (Vec::new(), Vec::new());
+            let value = (value,);
+            encode_value(&value, &mut quick, u64::MAX).unwrap();
+            encode(&value, &mut slow, u64::MAX).unwrap();
+            prop_assert_eq!(&quick, &slow);
+            prop_assert_eq!(decode_value::<(Vec<u8>,)>(&quick).unwrap(), value.clone());
+            prop_assert_eq!(decode::<(Vec<u8>,)>(&quick).unwrap(), value);
+            quick.push(0);
+            prop_assert!(decode_value::<(Vec<u8>,)>(&quick).is_err());
         }
     }
 

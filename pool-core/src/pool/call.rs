@@ -247,7 +247,7 @@ impl Pool {
     }
 
     /// Encodes the arguments and submits a task; waits while the pool is full. Arguments that can't be encoded are that task's own failure.
-    pub(super) fn submit<T: Serialize>(
+    pub(super) fn submit<T: Serialize + 'static>(
         &self,
         function: &Function,
         args: &T,
@@ -260,7 +260,7 @@ impl Pool {
     }
 
     /// Like `submit`; `None` if the pool is full and the call may not wait.
-    fn try_submit<T: Serialize>(
+    fn try_submit<T: Serialize + 'static>(
         &self,
         function: &Function,
         args: &T,
@@ -269,7 +269,7 @@ impl Pool {
         may_wait: MayWait,
     ) -> Result<Option<TaskRef>, SubmitError> {
         let mut bytes = Vec::new();
-        match codec::encode(args, &mut bytes, self.shared.settings.max_task) {
+        match codec::encode_value(args, &mut bytes, self.shared.settings.max_task) {
             Ok(()) => self.submit_bytes(function, bytes, items, options, may_wait),
             Err(error) => {
                 self.shared.check_open()?;
@@ -313,6 +313,6 @@ impl Pool {
     }
 }
 
-pub(super) fn decode_one<R: DeserializeOwned>(bytes: &[u8], _limit: u64) -> Result<R, TaskError> {
-    codec::decode(bytes).map_err(|error| entry::decode_error::<R>(&error))
+fn decode_one<R: DeserializeOwned + 'static>(bytes: &[u8], _limit: u64) -> Result<R, TaskError> {
+    codec::decode_value(bytes).map_err(|error| entry::decode_error::<R>(&error))
 }

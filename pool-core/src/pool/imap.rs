@@ -134,7 +134,7 @@ fn submit_chunk<R, A, I>(
     options: &Options,
 ) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>
 where
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned,
     I: Iterator<Item = A>,
 {

@@ -53,7 +53,6 @@ impl Pool {
     }
 
     /// A pool with other settings.
-    #[must_use]
     pub fn builder() -> PoolBuilder {
         PoolBuilder::new()
     }

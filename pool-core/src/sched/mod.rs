@@ -7,7 +7,9 @@
 //! task     Queued ─▶ Leased ─▶ settled once              (back to Queued if its worker died before it was started)
 //! ```
 
+mod ends;
 mod feed;
+mod stop;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,7 @@ use slab::Slab;
 
 use crate::error::{ExitCause, PoolError};
 use crate::ids::{Lease, TaskKey, WorkerKey};
-use crate::limits::{RETIRE_NS, STALL_NS, START_FAILURES};
+use crate::limits::START_FAILURES;
 use task::{FunctionStats, Task, TaskState};
 pub(crate) use task::{Spec, Verdict};
 use worker::Seat;
@@ -309,148 +311,6 @@ impl Scheduler {
         }
     }
 
-    fn on_replied(
-        &mut self,
-        key: WorkerKey,
-        lease: Lease,
-        elapsed_ns: u64,
-        now: u64,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        let Some(held) = worker.take_held(lease) else {
-            // nobody gave it this task
-            self.condemn(key, out);
-            return;
-        };
-        worker.last_progress = now;
-        worker.acked_frames = worker.acked_frames.max(held.frame);
-        worker.tasks_done += 1;
-        self.seats[worker.seat as usize].failures = 0;
-        if !held.settled {
-            let function = self.tasks[held.task.index()].spec.function as usize;
-            // a worker that lies about the time only makes its own batches larger or smaller
-            self.functions[function].observe(elapsed_ns);
-            self.settle(held.task, Verdict::Replied, out);
-        }
-    }
-
-    fn on_taken_back(
-        &mut self,
-        key: WorkerKey,
-        lease: Lease,
-        taken: Taken,
-        why: Why,
-        now: u64,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        match taken {
-            Taken::No => {}
-            Taken::Revoked => {
-                let Some(held) = worker.take_held(lease) else { return };
-                if why == Why::Cancelled {
-                    self.settle(held.task, Verdict::Cancelled, out);
-                } else {
-                    self.requeue(held.task);
-                }
-                self.after_lease_ended(key, now, out);
-                self.feed_idle(now, out);
-            }
-            Taken::Condemned => self.settle_started(key, lease, Verdict::Cancelled, out),
-        }
-    }
-
-    fn on_expired(&mut self, key: WorkerKey, lease: Lease, out: &mut Vec<Action>) {
-        self.settle_started(key, lease, Verdict::TimedOut, out);
-    }
-
-    /// The task that a worker is running ends with its worker.
-    fn settle_started(
-        &mut self,
-        key: WorkerKey,
-        lease: Lease,
-        verdict: Verdict,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        let Some(held) = worker.leases.iter_mut().find(|h| h.lease == lease && !h.settled) else {
-            return;
-        };
-        let task = held.task;
-        if verdict == Verdict::TimedOut && self.tasks[task.index()].spec.retries > 0 {
-            // settled or tried again when the worker is gone
-            self.condemn(key, out);
-            return;
-        }
-        held.settled = true;
-        self.settle(task, verdict, out);
-        self.condemn(key, out);
-    }
-
-    fn on_gone(
-        &mut self,
-        key: WorkerKey,
-        started: &[Lease],
-        cause: ExitCause,
-        now: u64,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        if worker.phase == WorkerPhase::Starting {
-            let error = if worker.late {
-                "was not ready within the start timeout".to_owned()
-            } else {
-                cause.to_string()
-            };
-            return self.on_start_failed(key, &error, now);
-        }
-        self.counts.workers_lost += u64::from(worker.phase == WorkerPhase::Ready);
-        let (seat, useless) = (worker.seat as usize, worker.tasks_done == 0 && started.is_empty());
-        // in reverse, so that what goes back to the front of the queue keeps its order
-        for held in std::mem::take(&mut worker.leases).into_iter().rev().filter(|h| !h.settled) {
-            if !started.contains(&held.lease) {
-                self.requeue(held.task);
-                continue;
-            }
-            let spec = &mut self.tasks[held.task.index()].spec;
-            if spec.retries > 0 {
-                spec.retries -= 1;
-                self.counts.retried += 1;
-                self.requeue(held.task);
-            } else {
-                self.settle(held.task, Verdict::Lost(key), out);
-            }
-        }
-        self.workers.remove(key.index());
-        self.idle.retain(|&idle| idle != key);
-        let seat = &mut self.seats[seat];
-        if seat.worker == Some(key) {
-            seat.worker = None;
-            if useless {
-                // it ended by itself, or was killed, before it did anything: not again at once
-                seat.back_off(now);
-            }
-        }
-        self.feed_idle(now, out);
-    }
-
-    fn on_cancel(&mut self, key: TaskKey, out: &mut Vec<Action>) {
-        let Some(task) = self.tasks.get_mut(key.index()) else { return };
-        match task.state {
-            TaskState::Dropped => {}
-            TaskState::Queued => {
-                task.state = TaskState::Dropped;
-                self.settled(key, Verdict::Cancelled, out);
-            }
-            TaskState::Leased(_) => {
-                if let Some((worker, lease)) = self.lease_of(key) {
-                    out.push(Action::TakeBack { worker, lease, why: Why::Cancelled });
-                }
-            }
-        }
-    }
-
     fn on_tick(&mut self, now: u64, out: &mut Vec<Action>) {
         let several = self.workers.len() > 1;
         for (key, worker) in &mut self.workers {
@@ -514,71 +374,6 @@ impl Scheduler {
                 seat.worker = Some(worker);
                 self.counts.workers_started += 1;
                 out.push(Action::Spawn { worker, seat: index as u32 });
-            }
-        }
-    }
-
-    /// Asks a worker to leave; one that is only starting is killed.
-    fn retire(&mut self, key: WorkerKey, now: u64, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        match worker.phase {
-            WorkerPhase::Ready => {
-                worker.phase = WorkerPhase::Retiring;
-                worker.deadline = Some(now + RETIRE_NS);
-                let seat = &mut self.seats[worker.seat as usize];
-                if seat.worker == Some(key) {
-                    seat.worker = None;
-                }
-                self.idle.retain(|&idle| idle != key);
-                out.push(Action::Retire { worker: key });
-            }
-            WorkerPhase::Starting => self.condemn(key, out),
-            WorkerPhase::Retiring | WorkerPhase::Condemned => {}
-        }
-    }
-
-    /// Kills a worker; its other tasks are looked after when it is gone.
-    fn condemn(&mut self, key: WorkerKey, out: &mut Vec<Action>) {
-        let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        if worker.phase != WorkerPhase::Condemned {
-            worker.phase = WorkerPhase::Condemned;
-            self.idle.retain(|&idle| idle != key);
-            out.push(Action::Kill { worker: key });
-        }
-    }
-
-    /// Stops everything now.
-    fn stop(&mut self, verdict: &Verdict, grace_ns: u64, now: u64, out: &mut Vec<Action>) {
-        if self.phase >= Phase::Stopping && self.tasks.is_empty() && self.idle.is_empty() {
-            // only the children are left: a second call may be in more of a hurry
-            self.hurry(now + grace_ns, out);
-            return;
-        }
-        self.phase = self.phase.max(Phase::Stopping);
-        self.queue.clear();
-        let tasks: Vec<_> = self.tasks.iter().map(|(key, task)| (key, task.state)).collect();
-        for (key, state) in tasks {
-            let key = TaskKey(key as u32);
-            if state == TaskState::Dropped {
-                self.tasks.remove(key.index());
-            } else {
-                self.settle(key, *verdict, out);
-            }
-        }
-        self.idle.clear();
-        self.hurry(now + grace_ns, out);
-    }
-
-    fn hurry(&mut self, deadline: u64, out: &mut Vec<Action>) {
-        for (key, worker) in &mut self.workers {
-            worker.leases.iter_mut().for_each(|held| held.settled = true);
-            let known = worker.deadline.is_some_and(|known| known <= deadline);
-            if worker.phase != WorkerPhase::Condemned {
-                out.push(Action::Terminate { worker: WorkerKey(key as u32) });
-                worker.phase = WorkerPhase::Condemned;
-            }
-            if !known {
-                worker.deadline = Some(deadline);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::STALL_NS;
 
 /// What a simulated worker process does with its tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +245,10 @@ impl Sim {
             process.tasks.pop_front();
         }
         let Some((task, lease, state)) = process.tasks.front_mut() else {
-            return if process.retiring { self.die(key) } else { () };
+            if process.retiring {
+                self.die(key);
+            }
+            return;
         };
         if *state == State::Queued {
             *state = State::Started;

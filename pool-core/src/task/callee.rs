@@ -5,7 +5,7 @@
     reason = "a function pointer is made from a checked offset; see the SAFETY lines"
 )]
 
-use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 use super::entry::Entry;
 
@@ -48,9 +48,9 @@ pub(crate) fn instance<F: Copy + 'static>() -> F {
             "a task must be a fn item or a closure that captures nothing: pass captured variables as arguments"
         );
     }
-    // SAFETY: F has no bytes, so there is nothing to initialise; it is inhabited, because the caller of the pool's verb has
-    // passed a value of it, and Copy, so another one may exist.
-    unsafe { MaybeUninit::<F>::uninit().assume_init() }
+    // SAFETY: F has no bytes, so nothing is read; it is inhabited, because the caller of the pool's verb has passed a value of it, and
+    // Copy, so another one may exist.
+    unsafe { NonNull::<F>::dangling().read() }
 }
 
 #[cfg(test)]

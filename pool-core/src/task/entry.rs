@@ -57,18 +57,18 @@ pub(crate) fn too_large(what: Oversize, size: u64, limit: u64) -> TaskError {
 pub(crate) fn single<F, Args, Kind>(input: &[u8], out: &mut Output<'_>) -> Result<(), Fault>
 where
     F: TaskFn<Args, Kind>,
-    Args: DeserializeOwned,
+    Args: DeserializeOwned + 'static,
 {
     let args = decode_args::<F, Args>(input)?;
     let result = instance::<F>().call(args).map_err(failed)?;
-    codec::encode(&result, out.bytes, out.limit).map_err(|error| unencodable::<F::Output>(error))
+    codec::encode_value(&result, out.bytes, out.limit).map_err(unencodable::<F::Output>)
 }
 
 /// A chunk of a map: the function is called for each item, and each item has an outcome of its own.
 pub(crate) fn chunk<F, Args, Kind>(input: &[u8], out: &mut Output<'_>) -> Result<(), Fault>
 where
     F: TaskFn<Args, Kind>,
-    Args: DeserializeOwned,
+    Args: DeserializeOwned + 'static,
 {
     let items = decode_args::<F, Vec<Args>>(input)?;
     let mut results = Vec::with_capacity(items.len());
@@ -119,7 +119,7 @@ fn encode_items<R: Serialize>(
     for outcome in &mut results {
         replace_unencodable(outcome, out.limit);
     }
-    codec::encode(&(true, &results), out.bytes, out.limit).map_err(|error| unencodable::<R>(error))
+    codec::encode(&(true, &results), out.bytes, out.limit).map_err(unencodable::<R>)
 }
 
 fn replace_unencodable<R: Serialize>(outcome: &mut Result<R, Fault>, limit: u64) {
@@ -153,8 +153,8 @@ pub(crate) fn decode_error<R>(error: &str) -> TaskError {
     TaskError::Decode(format!("cannot decode the result of type {}: {error}", type_name::<R>()))
 }
 
-fn decode_args<F, Args: DeserializeOwned>(input: &[u8]) -> Result<Args, Fault> {
-    codec::decode(input).map_err(|error| {
+fn decode_args<F, Args: DeserializeOwned + 'static>(input: &[u8]) -> Result<Args, Fault> {
+    codec::decode_value(input).map_err(|error| {
         Fault::Decode(format!(
             "cannot decode the arguments of type {} for {}: {error}",
             type_name::<Args>(),

@@ -1,0 +1,149 @@
+//! What happens when a task ends, by a reply or otherwise, and when a worker does.
+
+use super::{Action, Scheduler, Taken, TaskState, Verdict, Why, WorkerPhase};
+use crate::error::ExitCause;
+use crate::ids::{Lease, TaskKey, WorkerKey};
+
+impl Scheduler {
+    pub(super) fn on_replied(
+        &mut self,
+        key: WorkerKey,
+        lease: Lease,
+        elapsed_ns: u64,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        let Some(held) = worker.take_held(lease) else {
+            // nobody gave it this task
+            self.condemn(key, out);
+            return;
+        };
+        worker.last_progress = now;
+        worker.acked_frames = worker.acked_frames.max(held.frame);
+        worker.tasks_done += 1;
+        self.seats[worker.seat as usize].failures = 0;
+        if !held.settled {
+            let function = self.tasks[held.task.index()].spec.function as usize;
+            // a worker that lies about the time only makes its own batches larger or smaller
+            self.functions[function].observe(elapsed_ns);
+            self.settle(held.task, Verdict::Replied, out);
+        }
+    }
+
+    pub(super) fn on_taken_back(
+        &mut self,
+        key: WorkerKey,
+        lease: Lease,
+        taken: Taken,
+        why: Why,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        match taken {
+            Taken::No => {}
+            Taken::Revoked => {
+                let Some(held) = worker.take_held(lease) else { return };
+                if why == Why::Cancelled {
+                    self.settle(held.task, Verdict::Cancelled, out);
+                } else {
+                    self.requeue(held.task);
+                }
+                self.after_lease_ended(key, now, out);
+                self.feed_idle(now, out);
+            }
+            Taken::Condemned => self.settle_started(key, lease, Verdict::Cancelled, out),
+        }
+    }
+
+    pub(super) fn on_expired(&mut self, key: WorkerKey, lease: Lease, out: &mut Vec<Action>) {
+        self.settle_started(key, lease, Verdict::TimedOut, out);
+    }
+
+    /// The task that a worker is running ends with its worker.
+    fn settle_started(
+        &mut self,
+        key: WorkerKey,
+        lease: Lease,
+        verdict: Verdict,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        let Some(held) = worker.leases.iter_mut().find(|h| h.lease == lease && !h.settled) else {
+            return;
+        };
+        let task = held.task;
+        if verdict == Verdict::TimedOut && self.tasks[task.index()].spec.retries > 0 {
+            // settled or tried again when the worker is gone
+            self.condemn(key, out);
+            return;
+        }
+        held.settled = true;
+        self.settle(task, verdict, out);
+        self.condemn(key, out);
+    }
+
+    pub(super) fn on_gone(
+        &mut self,
+        key: WorkerKey,
+        started: &[Lease],
+        cause: ExitCause,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        if worker.phase == WorkerPhase::Starting {
+            let error = if worker.late {
+                "was not ready within the start timeout".to_owned()
+            } else {
+                cause.to_string()
+            };
+            return self.on_start_failed(key, &error, now);
+        }
+        self.counts.workers_lost += u64::from(worker.phase == WorkerPhase::Ready);
+        let (seat, useless) = (worker.seat as usize, worker.tasks_done == 0 && started.is_empty());
+        // in reverse, so that what goes back to the front of the queue keeps its order
+        for held in std::mem::take(&mut worker.leases).into_iter().rev().filter(|h| !h.settled) {
+            if !started.contains(&held.lease) {
+                self.requeue(held.task);
+                continue;
+            }
+            let spec = &mut self.tasks[held.task.index()].spec;
+            if spec.retries > 0 {
+                spec.retries -= 1;
+                self.counts.retried += 1;
+                self.requeue(held.task);
+            } else {
+                self.settle(held.task, Verdict::Lost(key), out);
+            }
+        }
+        self.workers.remove(key.index());
+        self.idle.retain(|&idle| idle != key);
+        let seat = &mut self.seats[seat];
+        if seat.worker == Some(key) {
+            seat.worker = None;
+            if useless {
+                // it ended by itself, or was killed, before it did anything: not again at once
+                seat.back_off(now);
+            }
+        }
+        self.feed_idle(now, out);
+    }
+
+    pub(super) fn on_cancel(&mut self, key: TaskKey, out: &mut Vec<Action>) {
+        let Some(task) = self.tasks.get_mut(key.index()) else { return };
+        match task.state {
+            TaskState::Dropped => {}
+            TaskState::Queued => {
+                task.state = TaskState::Dropped;
+                self.settled(key, Verdict::Cancelled, out);
+            }
+            TaskState::Leased(_) => {
+                if let Some((worker, lease)) = self.lease_of(key) {
+                    out.push(Action::TakeBack { worker, lease, why: Why::Cancelled });
+                }
+            }
+        }
+    }
+}
