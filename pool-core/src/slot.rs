@@ -1,5 +1,6 @@
 //! A one-shot cell for a task's outcome: settled once, by whoever comes first; waited for by a thread, by wakers, or not at all.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -40,7 +41,10 @@ impl<T> Slot<T> {
         if sleepers > 0 {
             self.settled.notify_all();
         }
-        wakers.into_iter().for_each(Waker::wake);
+        for waker in wakers {
+            // a waker that panics is its owner's problem, not that of the thread that settles slots
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
         Ok(())
     }
 

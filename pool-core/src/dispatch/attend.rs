@@ -45,8 +45,8 @@ impl Shared {
             && let Some((bell, waker)) = bell()
             && let Some((worker, stream)) = self.begin_to_attend(key, slot)
         {
-            let ended = self.attend(worker, &stream, slot, (&bell, &waker), deadline);
-            self.end_to_attend(worker, &stream, ended);
+            self.attend(worker, &stream, slot, (&bell, &waker), deadline);
+            self.end_to_attend(worker, &stream);
         }
         slot.wait(deadline)
     }
@@ -70,7 +70,7 @@ impl Shared {
         Some((worker, Arc::clone(&link.stream)))
     }
 
-    /// Reads until the slot is settled, the deadline is over, or the stream has ended, which it returns.
+    /// Reads until the slot is settled, the deadline is over, or the stream has ended.
     fn attend(
         &self,
         worker: WorkerKey,
@@ -78,25 +78,25 @@ impl Shared {
         slot: &TaskSlot,
         (bell, waker): (&Doorbell, &Waker),
         deadline: Option<Instant>,
-    ) -> bool {
+    ) {
         if !slot.register(waker) {
-            return false;
+            return;
         }
         loop {
             bell.arm();
             if slot.is_settled() {
                 bell.disarm();
-                return false;
+                return;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let left_ns = left.map(|left| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
             let waited = wait_either(stream.as_fd(), bell.as_fd(), left_ns);
             bell.disarm();
             if waited.is_err() || left.is_some_and(|left| left.is_zero()) {
-                return false;
+                return;
             }
             if self.read_attended(worker, stream) == Round::End {
-                return true;
+                return;
             }
         }
     }
@@ -107,19 +107,21 @@ impl Shared {
             return Round::End;
         }
         let mut effects = Effects::default();
-        let round = core.read_link(self, worker, clock::now_ns(), &mut effects);
+        let round = core.read_link(worker, clock::now_ns(), &mut effects);
         self.finish(core, effects);
         round
     }
 
-    fn end_to_attend(&self, worker: WorkerKey, stream: &Arc<Stream>, ended: bool) {
+    fn end_to_attend(&self, worker: WorkerKey, stream: &Arc<Stream>) {
         let mut core = self.lock();
         let Some(link) = core.link_mut(worker) else { return };
         if !Arc::ptr_eq(&link.stream, stream) || link.reading != Reading::Attended {
             return;
         }
-        let watched = self.watch.add(stream.as_fd(), service::reply_token(worker)).is_ok();
-        debug_assert!(watched || ended, "it was watched before");
+        // a stream that has ended is reported at once, and the pool's thread sees to it
+        if self.watch.add(stream.as_fd(), service::reply_token(worker)).is_err() {
+            return;
+        }
         link.reading = Reading::Watched;
     }
 }

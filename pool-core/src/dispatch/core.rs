@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::{Settings, Shared};
+use super::Settings;
 use crate::backend::process::link::Link;
 use crate::error::{SubmitError, TaskError, TaskInfo};
 use crate::ids::{TaskId, TaskKey, WorkerKey};
 use crate::limits::INLINE_BYTES;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
 use crate::slot::Slot;
+use crate::sys::poll::Watch;
 use crate::sys::{clock, process};
 use crate::task::callee::Callee;
 use crate::wire::from_worker::Header;
@@ -106,6 +107,8 @@ impl Effects {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) sched: Scheduler,
+    pub(super) settings: Arc<Settings>,
+    pub(super) watch: Arc<Watch>,
     pub(super) links: Vec<Option<Link>>,
     pub(super) bodies: Vec<Option<Body>>,
     /// Scratch, empty between two events.
@@ -116,6 +119,7 @@ pub(crate) struct Core {
     pub(super) reply: Option<Outcome>,
     pub(super) next_id: u64,
     functions: HashMap<Callee, u32>,
+    last_function: Option<(Callee, u32)>,
     pub(super) spawner: Option<mpsc::Sender<SpawnRequest>>,
     /// Tasks with a time limit, and when to look at those that run.
     pub(super) limited: usize,
@@ -128,10 +132,16 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(settings: &Settings, spawner: mpsc::Sender<SpawnRequest>) -> Core {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        watch: Arc<Watch>,
+        spawner: mpsc::Sender<SpawnRequest>,
+    ) -> Core {
         let is_copy = settings.recipe.executable.is_none();
         Core {
             sched: Scheduler::new(settings.sched.clone()),
+            settings,
+            watch,
             links: Vec::new(),
             bodies: Vec::new(),
             actions: Vec::new(),
@@ -140,6 +150,7 @@ impl Core {
             reply: None,
             next_id: 1,
             functions: HashMap::new(),
+            last_function: None,
             spawner: Some(spawner),
             limited: 0,
             next_limit_check: u64::MAX,
@@ -151,26 +162,14 @@ impl Core {
     }
 
     /// Tells the scheduler and does what it wants.
-    pub(super) fn event(
-        &mut self,
-        shared: &Shared,
-        event: Event<'_>,
-        now: u64,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn event(&mut self, event: Event<'_>, now: u64, effects: &mut Effects) {
         self.sched.handle(event, now, &mut self.actions);
-        self.perform(shared, now, effects);
+        self.perform(now, effects);
     }
 
     /// The pool is open, so this can't fail.
-    pub(super) fn submit(
-        &mut self,
-        shared: &Shared,
-        request: Request,
-        effects: &mut Effects,
-    ) -> TaskKey {
-        let known = self.functions.len() as u32;
-        let function = *self.functions.entry(request.callee).or_insert(known);
+    pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> TaskKey {
+        let function = self.function(request.callee);
         let spec = Spec {
             function,
             size: request.payload.len() as u64,
@@ -193,9 +192,22 @@ impl Core {
         let key = self.sched.submit(spec, now, &mut self.actions);
         put(&mut self.bodies, key.index(), body);
         if !self.actions.is_empty() {
-            self.perform(shared, now, effects);
+            self.perform(now, effects);
         }
         key
+    }
+
+    /// The scheduler's number for a function. Most programs submit the same one many times.
+    fn function(&mut self, callee: Callee) -> u32 {
+        if let Some((last, function)) = self.last_function
+            && last == callee
+        {
+            return function;
+        }
+        let known = self.functions.len() as u32;
+        let function = *self.functions.entry(callee).or_insert(known);
+        self.last_function = Some((callee, function));
+        function
     }
 
     pub(super) fn check_open(&self) -> Result<(), SubmitError> {

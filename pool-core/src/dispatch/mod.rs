@@ -40,14 +40,14 @@ pub(crate) struct Settings {
 /// A pool, as its handles, its threads and its user share it.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) settings: Settings,
+    pub(crate) settings: Arc<Settings>,
     core: Mutex<Core>,
     /// There is room for more tasks, or there will never be.
     space: Condvar,
     space_waiters: AtomicUsize,
     /// The pool's phase has changed, or a worker has become ready.
     phase: Condvar,
-    watch: Watch,
+    watch: Arc<Watch>,
     bell: Arc<Doorbell>,
     service_thread: OnceLock<ThreadId>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -64,8 +64,9 @@ impl Shared {
             .add(std::os::fd::AsFd::as_fd(&bell), service::BELL)
             .map_err(PoolError::os("cannot watch an eventfd"))?;
         let (spawner, requests) = mpsc::channel();
+        let (settings, watch) = (Arc::new(settings), Arc::new(watch));
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(&settings, spawner)),
+            core: Mutex::new(Core::new(Arc::clone(&settings), Arc::clone(&watch), spawner)),
             settings,
             space: Condvar::new(),
             space_waiters: AtomicUsize::new(0),
@@ -137,7 +138,7 @@ impl Shared {
     pub(crate) fn event(&self, event: Event<'_>) {
         let mut core = self.lock();
         let mut effects = Effects::default();
-        core.event(self, event, clock::now_ns(), &mut effects);
+        core.event(event, clock::now_ns(), &mut effects);
         self.finish(core, effects);
     }
 
@@ -146,7 +147,7 @@ impl Shared {
         let mut core = self.lock();
         if core.is_task(task, slot) {
             let mut effects = Effects::default();
-            core.event(self, Event::Cancel { task }, clock::now_ns(), &mut effects);
+            core.event(Event::Cancel { task }, clock::now_ns(), &mut effects);
             self.finish(core, effects);
         }
     }
@@ -188,7 +189,7 @@ impl Shared {
             self.space_waiters.fetch_sub(1, Ordering::SeqCst);
         }
         let mut effects = Effects::default();
-        let key = core.submit(self, request, &mut effects);
+        let key = core.submit(request, &mut effects);
         self.finish(core, effects);
         Ok(Some(key))
     }

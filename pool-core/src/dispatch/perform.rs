@@ -1,7 +1,7 @@
 //! Does what the scheduler wants.
 
+use super::Outcome;
 use super::core::{Core, Effects, Payload, SpawnRequest};
-use super::{Outcome, Shared};
 use crate::error::{ExitCause, TaskError};
 use crate::ids::{Lease, TaskKey, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
@@ -11,10 +11,12 @@ use crate::wire::to_worker::ToWorker;
 
 impl Core {
     /// Does all that is to be done, and what follows from it.
-    pub(super) fn perform(&mut self, shared: &Shared, now: u64, effects: &mut Effects) {
+    pub(super) fn perform(&mut self, now: u64, effects: &mut Effects) {
         let mut next = 0;
+        let mut only_settled = true;
         while let Some(&action) = self.actions.get(next) {
             next += 1;
+            only_settled &= matches!(action, Action::Settle { .. });
             self.act(action, now, effects);
         }
         self.actions.clear();
@@ -27,7 +29,8 @@ impl Core {
                 effects.hurry = true;
             }
         }
-        if next > 0 && !shared.on_service_thread() {
+        if !only_settled {
+            // if this is that thread, it is awake, and ringing does nothing
             let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
             if due < self.sleeps_until {
                 self.sleeps_until = due;

@@ -1,6 +1,8 @@
 //! What workers say, and how they end.
 
-use super::Shared;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
 use super::core::{Core, Effects};
 use crate::backend::process::link::{Reading, Stage};
 use crate::codec;
@@ -22,7 +24,6 @@ impl Core {
     /// Reads what the worker has sent, and acts on it.
     pub(super) fn read_link(
         &mut self,
-        shared: &Shared,
         worker: WorkerKey,
         now: u64,
         effects: &mut Effects,
@@ -32,35 +33,32 @@ impl Core {
         };
         let stream = link.stream.clone();
         let frames = &mut self.frames;
-        let round = link.reader.read(
-            std::os::fd::AsFd::as_fd(&*stream),
-            &mut self.read_buffer,
-            |header, body| frames.push((header, body.into_owned())),
-        );
+        let round = link.reader.read(stream.as_fd(), &mut self.read_buffer, |header, body| {
+            frames.push((header, body.into_owned()))
+        });
         let mut frames = std::mem::take(&mut self.frames);
         let mut understood = round.is_ok();
         for (header, body) in frames.drain(..) {
-            understood &= self.on_frame(shared, worker, header, body, now, effects);
+            understood &= self.on_frame(worker, header, body, now, effects);
         }
         self.frames = frames;
         if !understood {
-            self.violation(shared, worker, now, effects);
+            self.violation(worker, now, effects);
         }
-        self.event(shared, Event::RepliesRead { worker }, now, effects);
+        self.event(Event::RepliesRead { worker }, now, effects);
         round.unwrap_or(Round::End)
     }
 
-    fn violation(&mut self, shared: &Shared, worker: WorkerKey, now: u64, effects: &mut Effects) {
+    fn violation(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         if let Some(link) = self.link_mut(worker) {
             link.violated = true;
         }
-        self.event(shared, Event::Violated { worker }, now, effects);
+        self.event(Event::Violated { worker }, now, effects);
     }
 
     /// `false`: a worker does not say this now.
     fn on_frame(
         &mut self,
-        shared: &Shared,
         worker: WorkerKey,
         header: Header,
         body: Vec<u8>,
@@ -70,23 +68,23 @@ impl Core {
         let Some(link) = self.link_mut(worker) else { return true };
         match (header.kind, link.stage) {
             (Kind::Done | Kind::Fault, Stage::Ready) => {
-                self.on_reply(shared, worker, header, body, now, effects)
+                self.on_reply(worker, header, body, now, effects)
             }
             (Kind::Bell, Stage::Ready) => true, // the lane is read in any case
             (Kind::PieceTaken, Stage::Ready) => {
                 let taken = link.piece_taken();
                 self.flush(worker, now);
-                self.perform(shared, now, effects);
+                self.perform(now, effects);
                 taken
             }
             (Kind::Hello, Stage::Started) => {
                 link.stage = Stage::Greeted;
-                self.on_hello(shared, &body, now, effects)
+                self.on_hello(&body, now, effects)
             }
             (Kind::Ready, Stage::Greeted) => {
                 link.stage = Stage::Ready;
                 effects.phase_changed = true;
-                self.event(shared, Event::Ready { worker }, now, effects);
+                self.event(Event::Ready { worker }, now, effects);
                 true
             }
             (Kind::InitFailed, Stage::Greeted) => {
@@ -95,11 +93,11 @@ impl Core {
                     TaskError::Failed(text) => text,
                     other => other.to_string(),
                 };
-                self.refuse(shared, PoolError::InitFailed(text), now, effects);
+                self.refuse(PoolError::InitFailed(text), now, effects);
                 true
             }
             (Kind::NotInitialized, Stage::Started) => {
-                self.refuse(shared, PoolError::InitNotCalled, now, effects);
+                self.refuse(PoolError::InitNotCalled, now, effects);
                 true
             }
             _ => false,
@@ -108,7 +106,6 @@ impl Core {
 
     fn on_reply(
         &mut self,
-        shared: &Shared,
         worker: WorkerKey,
         header: Header,
         body: Vec<u8>,
@@ -120,53 +117,48 @@ impl Core {
             Ok(body)
         } else {
             match codec::decode::<Fault>(&body) {
-                Ok(fault) => Err(fault.into_error(shared.settings.recipe.max_result)),
+                Ok(fault) => Err(fault.into_error(self.settings.recipe.max_result)),
                 Err(_) => return false,
             }
         });
-        self.event(shared, Event::Replied { worker, lease, elapsed_ns }, now, effects);
+        self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
         // not taken: the task was settled before, or nobody gave it to this worker, which the scheduler then condemns
         self.reply = None;
         true
     }
 
-    fn on_hello(&mut self, shared: &Shared, body: &[u8], now: u64, effects: &mut Effects) -> bool {
+    fn on_hello(&mut self, body: &[u8], now: u64, effects: &mut Effects) -> bool {
         let Ok(hello) = codec::decode::<Hello>(body) else { return false };
-        let depth = shared.settings.recipe.role.depth + 1;
+        let depth = self.settings.recipe.role.depth + 1;
         if let Some(reason) = hello.refuse(depth, self.image) {
-            self.refuse(shared, PoolError::StartFailed(reason), now, effects);
+            self.refuse(PoolError::StartFailed(reason), now, effects);
         }
         true
     }
 
-    fn refuse(&mut self, shared: &Shared, reason: PoolError, now: u64, effects: &mut Effects) {
+    fn refuse(&mut self, reason: PoolError, now: u64, effects: &mut Effects) {
         effects.phase_changed = true;
-        self.event(shared, Event::Refused { reason }, now, effects);
+        self.event(Event::Refused { reason }, now, effects);
     }
 
     /// The process has ended: its last replies are taken, and only then is judged what its death has cost.
-    pub(super) fn on_exit(
-        &mut self,
-        shared: &Shared,
-        worker: WorkerKey,
-        now: u64,
-        effects: &mut Effects,
-    ) {
+    pub(super) fn on_exit(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         let Some(link) = self.link_mut(worker) else { return };
         // what it has started ends with it; its number is its own until it is reaped below
         link.signal(GroupSignal::Kill);
         for _ in 0..LAST_ROUNDS {
-            if self.read_link(shared, worker, now, effects) != Round::Budget {
+            if self.read_link(worker, now, effects) != Round::Budget {
                 break;
             }
         }
+        let watch = Arc::clone(&self.watch);
         let Some(link) = self.link_mut(worker) else { return };
         let Some(exit) = link.pidfd.try_reap() else { return };
         let (violated, killed) = (link.violated, link.killed);
         // failing to unwatch what is about to be closed changes nothing
-        let _ = shared.watch.remove(std::os::fd::AsFd::as_fd(&link.pidfd));
+        let _ = watch.remove(link.pidfd.as_fd());
         if link.reading == Reading::Watched {
-            let _ = shared.watch.remove(std::os::fd::AsFd::as_fd(&*link.stream));
+            let _ = watch.remove(link.stream.as_fd());
         }
         link.reading = Reading::Ended;
         let cause = if violated {
@@ -181,7 +173,7 @@ impl Core {
             link.cause = Some(cause);
         }
         effects.phase_changed = true;
-        self.event(shared, Event::Gone { worker, started: &started, cause }, now, effects);
+        self.event(Event::Gone { worker, started: &started, cause }, now, effects);
         self.links[worker.index()] = None;
     }
 

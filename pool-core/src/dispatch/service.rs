@@ -1,12 +1,14 @@
 //! The pool's two threads: one waits for replies, exits and timers, the other starts processes.
 
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use super::Shared;
 use super::core::{Core, Effects, SpawnRequest, put};
 use crate::backend::process::link::{Link, Reading, Started};
+use crate::error::PoolError;
 use crate::ids::WorkerKey;
 use crate::sched::{Event, Phase, WorkerPhase};
 use crate::sys::clock;
@@ -30,32 +32,47 @@ fn exit_token(worker: WorkerKey) -> u64 {
 /// Waits for whatever happens, until all workers are gone.
 pub(super) fn serve(shared: &Arc<Shared>) {
     let mut tokens = Vec::new();
-    loop {
-        shared.bell.arm();
-        let Some(timeout) = shared.lock().sleep() else { return };
-        tokens.clear();
-        if shared.watch.wait(timeout, &mut tokens).is_err() {
-            // an epoll instance of our own can't fail; without it, the pool must not go on silently
-            shared.event(Event::Terminate { grace_ns: 0 });
-            return;
-        }
-        shared.bell.disarm();
-        let mut core = shared.lock();
-        let mut effects = Effects::default();
-        let now = clock::now_ns();
-        // replies first: an exit is judged last
-        tokens.sort_unstable_by_key(|token| token & 1);
-        for &token in tokens.iter().filter(|&&token| token != BELL) {
-            let worker = WorkerKey((token >> 1) as u32);
-            if token & 1 == 0 {
-                core.on_readable(shared, worker, now, &mut effects);
-            } else {
-                core.on_exit(shared, worker, now, &mut effects);
-            }
-        }
-        core.on_time(shared, now, &mut effects);
-        shared.finish(core, effects);
+    // a mistake of this thread must not leave anybody waiting: all handles are settled, and the children are still reaped
+    let mut turn = || catch_unwind(AssertUnwindSafe(|| turn(shared, &mut tokens)));
+    while turn().unwrap_or_else(|_| give_up(shared)) {}
+}
+
+/// Breaks the pool after a panic of its own thread. `false`: it was broken before.
+fn give_up(shared: &Arc<Shared>) -> bool {
+    if shared.lock().sched.broken().is_some() {
+        return false;
     }
+    let reason = PoolError::Broken("the pool's own thread has panicked".to_owned());
+    shared.event(Event::Refused { reason });
+    true
+}
+
+/// Waits for something to happen, and acts on it; `false` when the work is done.
+fn turn(shared: &Arc<Shared>, tokens: &mut Vec<u64>) -> bool {
+    shared.bell.arm();
+    let Some(timeout) = shared.lock().sleep() else { return false };
+    tokens.clear();
+    if let Err(error) = shared.watch.wait(timeout, tokens) {
+        let reason = PoolError::Broken(format!("waiting for workers failed: {error}"));
+        shared.event(Event::Refused { reason });
+    }
+    shared.bell.disarm();
+    let mut core = shared.lock();
+    let mut effects = Effects::default();
+    let now = clock::now_ns();
+    // replies first: an exit is judged last
+    tokens.sort_unstable_by_key(|token| token & 1);
+    for &token in tokens.iter().filter(|&&token| token != BELL) {
+        let worker = WorkerKey((token >> 1) as u32);
+        if token & 1 == 0 {
+            core.on_readable(worker, now, &mut effects);
+        } else {
+            core.on_exit(worker, now, &mut effects);
+        }
+    }
+    core.on_time(now, &mut effects);
+    shared.finish(core, effects);
+    true
 }
 
 impl Core {
@@ -69,13 +86,14 @@ impl Core {
         Some((due != u64::MAX).then(|| due.saturating_sub(clock::now_ns())))
     }
 
-    fn on_readable(&mut self, shared: &Shared, worker: WorkerKey, now: u64, effects: &mut Effects) {
-        let round = self.read_link(shared, worker, now, effects);
+    fn on_readable(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        let round = self.read_link(worker, now, effects);
+        let watch = Arc::clone(&self.watch);
         if let Some(link) = self.link_mut(worker)
             && round == Round::End
             && link.reading == Reading::Watched
         {
-            let _ = shared.watch.remove(link.stream.as_fd());
+            let _ = watch.remove(link.stream.as_fd());
             link.reading = Reading::Ended;
             // A worker without its socket has no use. Nearly always it is ending already, which a signal does not change any more.
             let leaving =
@@ -86,22 +104,22 @@ impl Core {
         }
     }
 
-    fn on_time(&mut self, shared: &Shared, now: u64, effects: &mut Effects) {
+    fn on_time(&mut self, now: u64, effects: &mut Effects) {
         if self.sched.next_tick().is_some_and(|due| due <= now) {
             for worker in self.sched.stalled(now) {
-                self.read_link(shared, worker, now, effects);
+                self.read_link(worker, now, effects);
             }
-            self.event(shared, Event::Tick, now, effects);
+            self.event(Event::Tick, now, effects);
         }
         if self.limited == 0 {
             self.next_limit_check = u64::MAX;
         } else if self.next_limit_check <= now {
-            self.check_limits(shared, now, effects);
+            self.check_limits(now, effects);
         }
     }
 
     /// Ends the tasks whose time is up, counted from when they were started.
-    fn check_limits(&mut self, shared: &Shared, now: u64, effects: &mut Effects) {
+    fn check_limits(&mut self, now: u64, effects: &mut Effects) {
         self.next_limit_check = u64::MAX;
         let workers: Vec<_> = self.sched.workers().iter().map(|(key, _)| *key).collect();
         for worker in workers {
@@ -115,7 +133,7 @@ impl Core {
             if due > now {
                 self.next_limit_check = self.next_limit_check.min(due);
             } else if link.page.condemn(lease) {
-                self.event(shared, Event::Expired { worker, lease }, now, effects);
+                self.event(Event::Expired { worker, lease }, now, effects);
             }
         }
     }
@@ -131,13 +149,13 @@ impl Core {
     }
 
     /// A process has been started: it is watched, and told what to do first.
-    fn on_started(&mut self, shared: &Shared, worker: WorkerKey, started: Started) {
-        let mut link = Link::new(started, shared.settings.recipe.max_result);
-        let watched = shared
+    fn on_started(&mut self, worker: WorkerKey, started: Started) {
+        let mut link = Link::new(started, self.settings.recipe.max_result);
+        let watched = self
             .watch
             .add(link.stream.as_fd(), reply_token(worker))
-            .and_then(|()| shared.watch.add(link.pidfd.as_fd(), exit_token(worker)));
-        match &shared.settings.initializer {
+            .and_then(|()| self.watch.add(link.pidfd.as_fd(), exit_token(worker)));
+        match &self.settings.initializer {
             Some((callee, input)) => link.push(&ToWorker::Initialize { callee: *callee, input }),
             None => link.push(&ToWorker::Initialize { callee: Callee::BY_NAME, input: &[] }),
         }
@@ -162,11 +180,13 @@ pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<Spaw
             Err("was not needed any more".to_owned())
         };
         match started {
-            Ok(started) => shared.lock().on_started(shared, worker, started),
+            Ok(started) => shared.lock().on_started(worker, started),
             Err(error) => {
                 let error = format!("could not be started: {error}");
                 shared.event(Event::SpawnFailed { worker, error: &error });
                 shared.phase.notify_all();
+                // the next attempt is a matter of time, which is that thread's
+                shared.bell.ring();
             }
         }
     }

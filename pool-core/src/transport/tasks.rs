@@ -9,10 +9,12 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::sync::Once;
 use std::time::Duration;
 
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender};
+use ipc_channel::platform::OsIpcSender;
 
 use crate::sys;
 
@@ -35,11 +37,25 @@ pub(crate) enum Unsent {
 
 /// The parent's end, and the worker's end as a descriptor to be passed.
 pub(crate) fn channel() -> io::Result<(TaskSender, OwnedFd)> {
+    measure_once()?;
     let (sender, receiver) = ipc::bytes_channel()?;
     let theirs = sys::duplicate_number(number(&receiver)?)?;
     let ours = sys::duplicate_number(number(&sender)?)?;
     sys::socket::limit_sends(ours.as_fd(), SEND_LIMIT)?;
     Ok((TaskSender(sender), theirs))
+}
+
+/// ipc-channel asks for the size of a socket buffer once, at the first send, and panics if it gets no descriptor then. It is made to ask here,
+/// where there are some.
+fn measure_once() -> io::Result<()> {
+    static MEASURED: Once = Once::new();
+    if !MEASURED.is_completed() {
+        drop(ipc::bytes_channel()?);
+        MEASURED.call_once(|| {
+            OsIpcSender::get_max_fragment_size();
+        });
+    }
+    Ok(())
 }
 
 impl TaskSender {

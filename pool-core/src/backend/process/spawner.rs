@@ -51,10 +51,17 @@ impl Recipe {
         let (page, page_fd) = StatusPage::create()?;
         self.send_boot(&stream, seat, [tasks.as_raw_fd(), page_fd.as_raw_fd()])?;
         let summons = Summons::text(sys::inode(theirs.as_fd())?, std::process::id());
-        let child = self.command(theirs, summons).spawn()?;
+        let mut child = self.command(theirs, summons).spawn()?;
         let pid = child.id();
-        let pidfd = PidFd::open(pid)?;
-        Ok(Started { pid, pidfd, stream, sender, page })
+        match PidFd::open(pid) {
+            Ok(pidfd) => Ok(Started { pid, pidfd, stream, sender, page }),
+            Err(error) => {
+                // no descriptor for it: nothing is left behind
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
     }
 
     fn send_boot(&self, stream: &OwnedFd, seat: u32, fds: [RawFd; 2]) -> io::Result<()> {
