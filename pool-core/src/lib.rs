@@ -125,4 +125,5 @@ pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo
 pub use handle::{AsyncResult, MapResult, wait_any, wait_any_timeout};
 pub use ids::{TaskId, WorkerIndex};
 pub use pool::{Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
+pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};

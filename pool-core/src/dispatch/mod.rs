@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) max_pending: usize,
     pub(crate) max_task: u64,
     pub(crate) task_timeout: Option<Duration>,
+    pub(crate) retries: u32,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
     /// The initializer and its encoded arguments.

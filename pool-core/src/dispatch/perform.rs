@@ -2,8 +2,8 @@
 
 use super::Outcome;
 use super::core::{Core, Effects, Payload, SpawnRequest};
-use crate::error::{ExitCause, TaskError};
-use crate::ids::{Lease, TaskKey, WorkerKey};
+use crate::error::{ExitCause, TaskError, TaskInfo};
+use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
 use crate::sys::signal::GroupSignal;
 use crate::transport::tasks::Unsent;
@@ -128,12 +128,12 @@ impl Core {
         effects.garbage.push(body.payload);
     }
 
-    fn lost(&self, worker: WorkerKey, task: crate::TaskInfo) -> TaskError {
-        let seat = self.sched.worker(worker).map_or(0, |worker| worker.seat);
-        let (pid, cause) = match self.link(worker) {
-            Some(link) => (link.pid, link.cause.unwrap_or(ExitCause::Unknown)),
-            None => (0, ExitCause::Unknown),
+    /// The scheduler has forgotten the worker already; its link has not.
+    fn lost(&self, worker: WorkerKey, task: TaskInfo) -> TaskError {
+        let (seat, pid, cause) = match self.link(worker) {
+            Some(link) => (link.seat, link.pid, link.cause.unwrap_or(ExitCause::Unknown)),
+            None => (0, 0, ExitCause::Unknown),
         };
-        TaskError::WorkerLost { worker: crate::WorkerIndex(seat), pid, cause, task }
+        TaskError::WorkerLost { worker: WorkerIndex(seat), pid, cause, task }
     }
 }

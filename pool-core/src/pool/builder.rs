@@ -46,6 +46,8 @@ pub struct PoolBuilder {
     max_task_bytes: u64,
     max_result_bytes: u64,
     task_timeout: Option<Duration>,
+    retries: u32,
+    memory_limit: Option<u64>,
     start_timeout: Duration,
     grace: Duration,
     initializer: Option<Result<(Callee, Vec<u8>), String>>,
@@ -67,6 +69,8 @@ impl PoolBuilder {
             max_task_bytes: u64::MAX >> 1,
             max_result_bytes: u64::MAX >> 1,
             task_timeout: None,
+            retries: 0,
+            memory_limit: None,
             start_timeout: DEFAULT_START_TIMEOUT,
             grace: DEFAULT_GRACE,
             initializer: None,
@@ -155,6 +159,21 @@ impl PoolBuilder {
     /// the task ends with [`TaskError::TimedOut`](crate::TaskError::TimedOut). For a map, the limit is one of its chunk. Default: no limit.
     pub fn task_timeout(mut self, timeout: Duration) -> Self {
         self.task_timeout = Some(timeout);
+        self
+    }
+
+    /// How many more times a task is started if its worker dies while running it, or if its time is up. Only for tasks that may run more than
+    /// once. Default: 0, so that a task is started at most once.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// How much address space, in bytes, a worker and each process that it starts may have (`RLIMIT_AS`): what is mapped counts, used or not. An allocation
+    /// beyond it fails, by which a Rust program aborts, so the task ends with [`TaskError::WorkerLost`](crate::TaskError::WorkerLost) and signal 6.
+    /// Default: no limit.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
         self
     }
 
@@ -252,6 +271,7 @@ impl PoolBuilder {
             stdout: self.stdout,
             stderr: self.stderr,
             max_result: self.max_result_bytes,
+            memory_limit: self.memory_limit,
         };
         let start_timeout_ns = u64::try_from(self.start_timeout.as_nanos()).unwrap_or(u64::MAX);
         let settings = Settings {
@@ -264,6 +284,7 @@ impl PoolBuilder {
             max_pending: self.max_pending,
             max_task: self.max_task_bytes,
             task_timeout: self.task_timeout,
+            retries: self.retries,
             start_timeout: self.start_timeout,
             grace: self.grace,
             initializer,

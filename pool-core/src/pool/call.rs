@@ -43,7 +43,7 @@ pub struct Call<'pool, F, Kind> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Options {
     pub(super) timeout: Option<Duration>,
-    pub(super) retries: u32,
+    pub(super) retries: Option<u32>,
     pub(super) chunk_size: Option<NonZero<usize>>,
     pub(super) window: Option<NonZero<usize>>,
 }
@@ -63,22 +63,28 @@ impl<F, Kind> Call<'_, F, Kind> {
         self
     }
 
-    /// How many more times the task is started if its worker dies while running it, or if its time is up. Default: 0, so that a task is
-    /// started at most once.
+    /// How many more times the task is started if its worker dies while running it, or if its time is up: instead of the pool's
+    /// [`retries`](crate::PoolBuilder::retries).
     pub fn retries(mut self, retries: u32) -> Self {
-        self.options.retries = retries;
+        self.options.retries = Some(retries);
         self
     }
 
     /// Items per task of a map. Default: chosen by the length of the input; 1 for `imap`.
-    pub fn chunk_size(mut self, items: NonZero<usize>) -> Self {
-        self.options.chunk_size = Some(items);
+    ///
+    /// # Panics
+    /// If it is 0.
+    pub fn chunk_size(mut self, items: usize) -> Self {
+        self.options.chunk_size = Some(NonZero::new(items).expect("a chunk has at least 1 item"));
         self
     }
 
     /// How many items `imap` and `imap_unordered` read ahead of their consumer. Default: 64 per worker.
-    pub fn window(mut self, items: NonZero<usize>) -> Self {
-        self.options.window = Some(items);
+    ///
+    /// # Panics
+    /// If it is 0.
+    pub fn window(mut self, items: usize) -> Self {
+        self.options.window = Some(NonZero::new(items).expect("a window has at least 1 item"));
         self
     }
 }
@@ -293,7 +299,7 @@ impl Pool {
             name: function.name.clone(),
             payload: Payload::new(bytes),
             items: u32::try_from(items).unwrap_or(u32::MAX),
-            retries: options.retries,
+            retries: options.retries.unwrap_or(self.shared.settings.retries),
             timeout: options.timeout.or(self.shared.settings.task_timeout),
             slot: Arc::clone(&slot),
         };

@@ -2,12 +2,35 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use super::{check, replace_number};
 
 /// This process gets SIGKILL when the thread that started it ends. To be followed by a look at [`parent`].
-pub(crate) fn die_with_parent() -> io::Result<()> {
+pub(crate) fn arm_parent_death() -> io::Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
+}
+
+/// Makes the process that `command` will start get SIGKILL when the thread that starts it ends, however it ends.
+///
+/// For tasks that start commands: a worker that is killed takes them along, also when nobody is left who could signal its process group. What the
+/// command starts in its turn is not covered. The process is started by a fork, which is quick as long as this process is small.
+///
+/// ```
+/// use std::process::Command;
+/// let status = pool_core::die_with_parent(&mut Command::new("true")).status()?;
+/// assert!(status.success());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    let arm = move || {
+        arm_parent_death()?;
+        if self::parent() == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    };
+    // SAFETY: between fork and exec only prctl and getppid are called, which are plain system calls; the error has no allocation.
+    unsafe { command.pre_exec(arm) }
 }
 
 /// The process id of the parent, 0 if it is outside this PID namespace.
@@ -51,6 +74,12 @@ pub(crate) fn put(file: &OwnedFd, number: i32) -> io::Result<()> {
     replace_number(file.as_fd(), number)?;
     // SAFETY: integers only; the standard streams are meant to be inherited.
     unsafe { check(libc::fcntl(number, libc::F_SETFD, 0)) }.map(drop)
+}
+
+/// Limits the address space of this process, and of those that it starts.
+pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    Ok(setrlimit(Resource::RLIMIT_AS, bytes, bytes)?)
 }
 
 /// The name that `ps` and `top` show for this process.

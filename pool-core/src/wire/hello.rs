@@ -14,6 +14,7 @@ pub(crate) struct Boot {
     /// 1 for a worker of the first program, 2 for a worker of a worker.
     pub(crate) depth: u32,
     pub(crate) max_result: u64,
+    pub(crate) memory_limit: Option<u64>,
     /// The name of the pool.
     pub(crate) pool: String,
 }

@@ -41,7 +41,7 @@ fn leave(code: i32) -> ! {
 }
 
 fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbox)> {
-    process::die_with_parent()?;
+    process::arm_parent_death()?;
     if process::parent() != summons.parent && process::parent() != 0 {
         // the parent ended before the line above
         leave(0);
@@ -57,6 +57,9 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
         process::put(stdout, 1)?;
     }
     process::set_name(&format!("{}-{}", boot.pool, boot.seat));
+    if let Some(bytes) = boot.memory_limit {
+        process::limit_memory(bytes)?;
+    }
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
     let page = StatusPage::map(page.as_fd())?;

@@ -19,6 +19,7 @@ use crate::wire::to_worker::{self, ToWorker};
 /// A process that has been started, with everything that connects it to the pool.
 #[derive(Debug)]
 pub(crate) struct Started {
+    pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
     pub(crate) stream: OwnedFd,
@@ -51,6 +52,7 @@ pub(crate) enum Reading {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Link {
+    pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
     pub(crate) stream: Arc<Stream>,
@@ -85,6 +87,7 @@ struct Transfer {
 impl Link {
     pub(crate) fn new(started: Started, max_result: u64) -> Link {
         Link {
+            seat: started.seat,
             pid: started.pid,
             pidfd: started.pidfd,
             stream: Arc::new(Stream(started.stream)),

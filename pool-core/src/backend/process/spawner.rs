@@ -41,6 +41,7 @@ pub(crate) struct Recipe {
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) max_result: u64,
+    pub(crate) memory_limit: Option<u64>,
 }
 
 impl Recipe {
@@ -54,7 +55,7 @@ impl Recipe {
         let mut child = self.command(theirs, summons).spawn()?;
         let pid = child.id();
         match PidFd::open(pid) {
-            Ok(pidfd) => Ok(Started { pid, pidfd, stream, sender, page }),
+            Ok(pidfd) => Ok(Started { seat, pid, pidfd, stream, sender, page }),
             Err(error) => {
                 // no descriptor for it: nothing is left behind
                 let _ = child.kill();
@@ -70,6 +71,7 @@ impl Recipe {
             seat,
             depth: self.role.depth + 1,
             max_result: self.max_result,
+            memory_limit: self.memory_limit,
             pool: self.pool.clone(),
         };
         let mut bytes = Vec::new();
