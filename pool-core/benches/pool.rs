@@ -192,7 +192,7 @@ fn terminate(workers: usize) -> anyhow::Result<String> {
 /// Proportional set size: a page that several processes share counts for each of them with its share.
 fn idle_memory(workers: usize) -> anyhow::Result<String> {
     let pool = Pool::new(workers)?;
-    pool.task(plus_one).chunk_size(std::num::NonZero::<usize>::MIN).map(0..100)?;
+    pool.task(plus_one).chunk_size(1).map(0..100)?;
     while pool.workers().iter().any(|w| w.state() != WorkerState::Idle) {
         std::thread::sleep(Duration::from_millis(10));
     }

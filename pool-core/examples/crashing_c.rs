@@ -69,9 +69,8 @@ fn main() -> anyhow::Result<()> {
     assert_eq!(cause(pool.apply(exit_in_c, ()).err()), Some(ExitCause::Exited(3)));
 
     // in a map, the unit that is lost is a chunk: with chunks of one item it is that item alone
-    let one = std::num::NonZero::<usize>::MIN;
     let texts = ["good", "bad", "good"].map(|text| (text != "bad").then(|| text.to_owned()));
-    let outcomes = pool.task(length_in_c).chunk_size(one).map_async(texts)?.get_each();
+    let outcomes = pool.task(length_in_c).chunk_size(1).map_async(texts)?.get_each();
     assert_eq!(
         outcomes.iter().map(|o| o.as_ref().ok()).collect::<Vec<_>>(),
         [Some(&4), None, Some(&4)]
