@@ -16,7 +16,8 @@ use pool_core::{Pool, TaskError};
 
 /// How many primes there are among `len` numbers from `start` on.
 fn count_primes(start: u64, len: u64) -> usize {
-    let is_prime = |n: &u64| *n >= 2 && (2..).take_while(|d| d * d <= *n).all(|d| !n.is_multiple_of(d));
+    let is_prime =
+        |n: &u64| *n >= 2 && (2..).take_while(|d| d * d <= *n).all(|d| !n.is_multiple_of(d));
     (start..start + len).filter(is_prime).count()
 }
 

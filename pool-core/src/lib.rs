@@ -122,7 +122,9 @@ pub use backend::process::spawner::Output;
 pub use boot::__test_entry;
 pub use boot::{init, init_with};
 pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo, TrySubmitError};
-pub use handle::{AsyncResult, MapResult, wait_any, wait_any_timeout};
+pub use handle::{
+    AsCompleted, AsyncResult, MapResult, as_completed, wait_all, wait_any, wait_any_timeout,
+};
 pub use ids::{TaskId, WorkerIndex};
 pub use pool::{Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
 pub use sys::process::die_with_parent;

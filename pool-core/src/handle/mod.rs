@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub use map::MapResult;
 pub(crate) use map::append as append_chunk;
 pub(crate) use wait::CompletionQueue;
-pub use wait::{wait_any, wait_any_timeout};
+pub use wait::{AsCompleted, as_completed, wait_all, wait_any, wait_any_timeout};
 
 use crate::dispatch::{Outcome, Shared, TaskSlot};
 use crate::error::TaskError;

@@ -1,6 +1,7 @@
 //! Waiting for the first of many.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -35,6 +36,68 @@ pub fn wait_any<R>(handles: &[AsyncResult<R>]) -> Option<usize> {
 #[must_use]
 pub fn wait_any_timeout<R>(handles: &[AsyncResult<R>], timeout: Duration) -> Option<usize> {
     wait_any_until(handles, Some(deadline(timeout)))
+}
+
+/// Waits until all tasks have a result or have failed.
+pub fn wait_all<R>(handles: &[AsyncResult<R>]) {
+    handles.iter().for_each(AsyncResult::wait);
+}
+
+/// The handles in the order in which they become ready: an iterator whose `next()` blocks until the next task has a result or has failed.
+///
+/// ```
+/// # fn main() -> anyhow::Result<()> {
+/// # pool_core::init();
+/// let pool = pool_core::Pool::new(2)?;
+/// let handles: Vec<_> =
+///     (0..4u64).map(|i| pool.apply_async(u64::pow, (i, 2))).collect::<Result<_, _>>()?;
+/// let mut squares = Vec::new();
+/// for ready in pool_core::as_completed(handles) {
+///     squares.push(ready.get()?);
+/// }
+/// squares.sort();
+/// assert_eq!(squares, [0, 1, 4, 9]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn as_completed<R>(handles: impl IntoIterator<Item = AsyncResult<R>>) -> AsCompleted<R> {
+    let queue = CompletionQueue::new();
+    let handles: HashMap<u64, AsyncResult<R>> = (0..).zip(handles).collect();
+    for (&token, handle) in &handles {
+        queue.watch(token, handle.task());
+    }
+    AsCompleted { queue, handles }
+}
+
+/// The iterator of [`as_completed`]. Dropping it detaches the tasks that are left.
+#[must_use = "iterators do nothing until they are asked for items"]
+pub struct AsCompleted<R> {
+    queue: CompletionQueue,
+    handles: HashMap<u64, AsyncResult<R>>,
+}
+
+impl<R> Iterator for AsCompleted<R> {
+    type Item = AsyncResult<R>;
+
+    fn next(&mut self) -> Option<AsyncResult<R>> {
+        if self.handles.is_empty() {
+            return None;
+        }
+        let token = self.queue.pop(None)?;
+        self.handles.remove(&token)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.handles.len(), Some(self.handles.len()))
+    }
+}
+
+impl<R> ExactSizeIterator for AsCompleted<R> {}
+
+impl<R> fmt::Debug for AsCompleted<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsCompleted").field("left", &self.handles.len()).finish_non_exhaustive()
+    }
 }
 
 fn wait_any_until<R>(handles: &[AsyncResult<R>], deadline: Option<Instant>) -> Option<usize> {
