@@ -57,12 +57,17 @@ pub(crate) const KILL_WAIT: Duration = Duration::from_millis(900);
 /// How long a worker that was asked to leave (recycled, or the pool is drained) may take before it is killed.
 pub(crate) const RETIRE_NS: u64 = 5_000_000_000;
 
-/// Start failures in a row, without one worker becoming ready and with none alive, after which the pool gives up.
+/// Start failures in a row, without one worker becoming ready and with none alive, after which the pool gives up (twice the number of workers, if
+/// that is more).
 pub(crate) const START_FAILURES: u32 = 5;
+
+/// A pool that has had a ready worker before goes on trying for at least this long: its program can start, so somebody may be killing workers that
+/// are only starting.
+pub(crate) const START_PATIENCE_NS: u64 = 10_000_000_000;
 
 /// First and longest pause before a worker that failed to start is tried again.
 pub(crate) const BACKOFF_FIRST_NS: u64 = 10_000_000;
-pub(crate) const BACKOFF_MAX_NS: u64 = 5_000_000_000;
+pub(crate) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
 
 /// How deep pools may be nested: a worker of a worker of ... A program that starts a pool in each of its workers would
 /// otherwise fill the machine.

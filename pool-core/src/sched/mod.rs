@@ -21,7 +21,7 @@ use slab::Slab;
 
 use crate::error::{ExitCause, PoolError};
 use crate::ids::{Lease, TaskKey, WorkerKey};
-use crate::limits::START_FAILURES;
+use crate::limits::{START_FAILURES, START_PATIENCE_NS};
 use task::{FunctionStats, Task, TaskState};
 pub(crate) use task::{Spec, Verdict};
 use worker::Seat;
@@ -141,6 +141,9 @@ pub(crate) struct Scheduler {
     seats: Vec<Seat>,
     functions: Vec<FunctionStats>,
     start_failures: u32,
+    /// When the first of these happened.
+    failing_since: u64,
+    ever_ready: bool,
     broken: Option<PoolError>,
     counts: Counts,
 }
@@ -160,6 +163,8 @@ impl Scheduler {
             seats,
             functions: Vec::new(),
             start_failures: 0,
+            failing_since: 0,
+            ever_ready: false,
             broken: None,
             counts: Counts::default(),
         }
@@ -286,6 +291,7 @@ impl Scheduler {
         worker.last_progress = now;
         worker.deadline = None;
         self.start_failures = 0;
+        self.ever_ready = true;
         self.seats[worker.seat as usize].was_ready = true;
         self.idle.push(key);
         self.feed_idle(now, out);
@@ -293,11 +299,15 @@ impl Scheduler {
 
     fn on_start_failed(&mut self, key: WorkerKey, error: &str, now: u64) {
         let Some(worker) = self.workers.try_remove(key.index()) else { return };
+        if self.start_failures == 0 {
+            self.failing_since = now;
+        }
         self.start_failures += 1;
         self.seats[worker.seat as usize].back_off(now);
         let times = self.start_failures;
         let limit = START_FAILURES.max(2 * self.config.workers);
-        if times >= limit && !self.any_ready() && self.phase < Phase::Stopping {
+        let patient = self.ever_ready && now < self.failing_since + START_PATIENCE_NS;
+        if times >= limit && !patient && !self.any_ready() && self.phase < Phase::Stopping {
             self.broken = Some(PoolError::StartFailed(format!(
                 "workers ended before they were ready {times} times in a row (the last one {error}); is pool_core::init() called first in main?"
             )));

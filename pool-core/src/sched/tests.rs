@@ -446,6 +446,21 @@ fn a_program_whose_workers_never_start_is_told() {
 }
 
 #[test]
+fn killing_workers_that_are_starting_costs_nothing() {
+    let mut sim = Sim::new(1, None);
+    ready(&mut sim);
+    submit(&mut sim, 1);
+    for _ in 0..8 {
+        sim.die(sim.pick(0).expect("another one is started"));
+        let due = sim.sched.next_tick().expect("the next start is due some time");
+        sim.run(&Op::Pass { ns: due - sim.now });
+    }
+    assert_eq!(sim.tasks[0].verdict, None, "it was not started, so it waits");
+    sim.finish();
+    assert_eq!(sim.tasks[0].verdict, Some(Verdict::Replied));
+}
+
+#[test]
 fn recycling_loses_nothing() {
     let mut sim = Sim::new(2, Some(3));
     ready(&mut sim);
