@@ -55,12 +55,12 @@ fn main() -> anyhow::Result<()> {
     assert_eq!(slow.get_timeout(limit), Err(TaskError::NotReady(limit)));
     slow.get()?;
 
-    // the first that is ready: multiprocessing has no verb for this, concurrent.futures has as_completed
-    let mut left: Vec<_> =
+    // in the order of completion: what `as_completed` of concurrent.futures does
+    let handles: Vec<_> =
         (0..8).map(|n| pool.apply_async(count_primes, (0, n))).collect::<Result<_, _>>()?;
     let mut sum = 0;
-    while let Some(index) = pool_core::wait_any(&left) {
-        sum += left.swap_remove(index).get()?;
+    for ready in pool_core::as_completed(handles) {
+        sum += ready.get()?;
     }
     assert_eq!(sum, 1 + 2 + 2 + 3 + 3, "primes below 0, 1, .. 7");
 

@@ -142,7 +142,8 @@ pub enum ExitCause {
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
-    /// The kernel killed it because memory had run out.
+    /// The kernel killed it because memory had run out. A guess: it got SIGKILL from outside, and the kernel's count of such kills, which is one for the
+    /// whole machine, has gone up since a worker was last started or lost.
     OutOfMemory,
     /// It sent bytes that are no reply, so the pool killed it.
     Protocol,

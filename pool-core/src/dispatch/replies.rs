@@ -163,7 +163,7 @@ impl Core {
         link.reading = Reading::Ended;
         let cause = if violated {
             ExitCause::Protocol
-        } else if !killed && self.was_out_of_memory(exit) {
+        } else if self.was_out_of_memory(exit) && !killed {
             ExitCause::OutOfMemory
         } else {
             exit
@@ -186,13 +186,11 @@ impl Core {
         state.running_order().map(|(_, lease)| lease).filter(begun).collect()
     }
 
-    /// The kernel counts its out-of-memory kills for the whole machine, so this is a good guess and no more.
+    /// The kernel counts its out-of-memory kills for the whole machine, and tells nobody whom it killed. So a SIGKILL that the pool did not send is
+    /// taken for one if the count has gone up since a worker was last started or lost: a good guess, and no more.
     fn was_out_of_memory(&mut self, exit: ExitCause) -> bool {
-        let by_kill = matches!(exit, ExitCause::Signaled { signal, .. } if signal == KILL);
-        if !by_kill {
-            return false;
-        }
         let before = std::mem::replace(&mut self.oom_kills, process::oom_kills());
-        matches!((before, self.oom_kills), (Some(before), Some(now)) if now > before)
+        matches!(exit, ExitCause::Signaled { signal: KILL, .. })
+            && matches!((before, self.oom_kills), (Some(before), Some(now)) if now > before)
     }
 }

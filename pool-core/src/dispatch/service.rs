@@ -163,6 +163,7 @@ impl Core {
         if unwanted || watched.is_err() || link.flush().is_err() {
             link.signal(GroupSignal::Kill);
         }
+        self.oom_kills = crate::sys::process::oom_kills();
         put(&mut self.links, worker.index(), link);
     }
 }
