@@ -4,6 +4,10 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use signal_hook::consts::SIGPIPE;
+
+use crate::report::{Ending, Outcome, StopCause, Summary};
+
 /// How the command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -47,12 +51,39 @@ pub(crate) const TABLE: [(&str, &str); 15] = [
     ("74", "inputs could not be read to their end, or results could not be written"),
     ("100", "some tasks failed, timed out, panicked, or had an invalid input"),
     ("101", "some tasks were lost because their worker died (takes precedence over 100)"),
-    ("129, 130, 143", "ended by SIGHUP, SIGINT or SIGTERM, after cleaning up (as a shell shows it)"),
-    ("137", "killed by SIGKILL; the workers die too"),
+    (
+        "129, 130, 143",
+        "ended by SIGHUP, SIGINT or SIGTERM, after cleaning up (as a shell shows it)",
+    ),
+    ("137", "killed by SIGKILL; workers and their commands die too"),
     ("141", "nobody reads the results any more (SIGPIPE)"),
 ];
 
 impl Exit {
+    /// What a run calls for.
+    pub(crate) fn of(summary: &Summary) -> Exit {
+        let counts = &summary.counts;
+        match summary.ending {
+            Ending::Interrupted { signal } => Exit::Signal(signal),
+            Ending::OutputClosed => Exit::Signal(SIGPIPE),
+            Ending::PoolBroken { .. } => Exit::PoolBroken,
+            Ending::InputFailed { .. } | Ending::OutputFailed { .. } => Exit::Io,
+            // The failures before the first success were what it was there for.
+            Ending::Stopped { why: StopCause::FirstSuccess, .. } => Exit::Success,
+            Ending::Completed | Ending::Stopped { .. } => {
+                if counts.of(Outcome::Lost) > 0 {
+                    Exit::TasksLost
+                } else if counts.failures() > 0 {
+                    Exit::TasksFailed
+                } else if counts.done() == 0 {
+                    Exit::NothingToDo
+                } else {
+                    Exit::Success
+                }
+            }
+        }
+    }
+
     /// The number in the table.
     pub(crate) fn code(self) -> u8 {
         match self {
@@ -101,7 +132,7 @@ impl Failure {
     pub(crate) fn output(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => {
-                Failure { exit: Exit::Signal(signal_hook::consts::SIGPIPE), text: String::new() }
+                Failure { exit: Exit::Signal(SIGPIPE), text: String::new() }
             }
             _ => Failure::new(Exit::Io, format!("results can't be written: {error}")),
         }
@@ -125,6 +156,18 @@ pub(crate) fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// Makes a panic in any thread the end of the command. Otherwise the run could wait for ever for a thread that is gone, and
+/// a panic's own exit code is taken.
+pub(crate) fn on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        say("error: pool-cli itself went wrong; please report the lines above\n");
+        #[expect(clippy::exit, reason = "no other thread can be trusted to end the command")]
+        std::process::exit(Exit::Internal.code().into());
+    }));
+}
+
 /// The table as `--help` shows it.
 pub(crate) fn help() -> String {
     let rows = TABLE.iter().map(|(code, meaning)| format!("  {code:<14} {meaning}\n"));
@@ -133,7 +176,35 @@ pub(crate) fn help() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::report::Counts;
+
+    #[test]
+    fn the_exit_code_tells_the_worst() {
+        let end = |ending: Ending, outcomes: &[Outcome]| {
+            let mut counts = Counts::default();
+            outcomes.iter().for_each(|outcome| counts.add(*outcome));
+            let (not_run, elapsed, failures) = (None, Duration::ZERO, Vec::new());
+            Exit::of(&Summary { counts, not_run, elapsed, procs: 1, ending, failures })
+        };
+        let stopped = |why| Ending::Stopped { index: 0, why };
+        assert_eq!(end(Ending::Completed, &[]), Exit::NothingToDo);
+        assert_eq!(end(Ending::Completed, &[Outcome::Ok]), Exit::Success);
+        assert_eq!(end(Ending::Completed, &[Outcome::Ok, Outcome::Invalid]), Exit::TasksFailed);
+        assert_eq!(end(Ending::Completed, &[Outcome::TimedOut, Outcome::Lost]), Exit::TasksLost);
+        assert_eq!(
+            end(stopped(StopCause::FirstSuccess), &[Outcome::Lost, Outcome::Ok]),
+            Exit::Success
+        );
+        assert_eq!(
+            end(stopped(StopCause::Equals), &[Outcome::Ok, Outcome::Cancelled]),
+            Exit::Success
+        );
+        assert_eq!(end(stopped(StopCause::FirstFailure), &[Outcome::Failed]), Exit::TasksFailed);
+        assert_eq!(end(Ending::Interrupted { signal: 15 }, &[Outcome::Lost]), Exit::Signal(15));
+    }
 
     #[test]
     fn every_code_is_in_the_table() {
@@ -152,7 +223,7 @@ mod tests {
             Exit::Signal(signal_hook::consts::SIGHUP),
             Exit::Signal(signal_hook::consts::SIGINT),
             Exit::Signal(signal_hook::consts::SIGTERM),
-            Exit::Signal(signal_hook::consts::SIGPIPE),
+            Exit::Signal(SIGPIPE),
         ];
         for end in ends {
             let code = end.code().to_string();
@@ -163,7 +234,9 @@ mod tests {
 
     #[test]
     fn the_manual_has_the_same_table() {
-        let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md")).unwrap();
+        let manual =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md"))
+                .unwrap();
         for (code, meaning) in TABLE {
             let row = format!("| {code} | {meaning} |");
             assert!(manual.contains(&row), "docs/cli.md lacks the row\n{row}");

@@ -23,7 +23,8 @@ const LAST_INTERRUPT: u32 = 3;
 pub(crate) fn listen(pass_on: impl Fn(i32) + Send + 'static) -> io::Result<()> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
-    let stays_ignored = |signal: i32| matches!(signal, SIGINT | SIGHUP) && is_ignored(signal, &status);
+    let stays_ignored =
+        |signal: i32| matches!(signal, SIGINT | SIGHUP) && is_ignored(signal, &status);
     let mut signals = Signals::new(wanted.into_iter().filter(|signal| !stays_ignored(*signal)))?;
     let forward = move || {
         let mut interrupts = 0;

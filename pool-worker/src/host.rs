@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::anyhow;
 use pool_core::Registry;
 use serde::{Deserialize, Serialize};
 
+use crate::call::{self, CALL, Reply};
 use crate::function::HostFn;
 
 /// Run by hand with this, a host prints the names of its tasks, one a line.
@@ -75,9 +78,14 @@ impl Host {
 
     /// The tasks as a registry, for a program that calls [`pool_core::init_with`] itself.
     pub fn into_registry(self) -> Registry {
-        self.tasks
-            .into_iter()
-            .fold(Registry::new(), |registry, (name, call)| registry.register(name, call))
+        let tasks = Arc::new(self.tasks);
+        let mut registry = Registry::new();
+        let names: Vec<String> = tasks.keys().cloned().collect();
+        for name in names {
+            let tasks = Arc::clone(&tasks);
+            registry = registry.register(name.clone(), move |input| tasks[&name](input));
+        }
+        registry.register(CALL, move |request| Ok(call(&tasks, request).to_bytes()))
     }
 
     /// The whole `main` of a host: call it first and return what it returns.
@@ -101,6 +109,16 @@ impl Host {
             (Answer::Stderr(_), _) => ExitCode::from(USAGE),
         }
     }
+}
+
+/// Runs one task and reports on it.
+fn call(tasks: &BTreeMap<String, Call>, request: &[u8]) -> Reply {
+    Reply::measure(|| {
+        let (name, input) =
+            call::parse_request(request).ok_or_else(|| anyhow!("this is no request for a call"))?;
+        let task = tasks.get(name).ok_or_else(|| anyhow!("this worker has no task `{name}`"))?;
+        task(input)
+    })
 }
 
 /// The exit code of a host that was run by hand without a known argument.
@@ -164,6 +182,17 @@ mod tests {
         let Answer::Stderr(text) = answer(names(), &[]) else { panic!("not on stderr") };
         assert!(text.contains("tasks: a, b\n"), "{text}");
         assert_eq!(answer(names(), &["--help".into()]), Answer::Stdout(text));
+    }
+
+    #[test]
+    fn a_call_runs_any_task_by_name() {
+        let host = Host::new().task("double", |n: u8| 2 * n);
+        let result = |name, input| call(&host.tasks, &call::request(name, input)).result;
+        assert_eq!(result("double", &b"21"[..]), Ok(b"42".to_vec()));
+        assert!(
+            result("double", b"x").unwrap_err().starts_with("task `double` can't read its input")
+        );
+        assert_eq!(result("triple", b"1"), Err("this worker has no task `triple`".into()));
     }
 
     #[test]

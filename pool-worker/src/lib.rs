@@ -27,9 +27,11 @@
 //! | [`Host`], [`HostFn`] | the executable and what may be a task |
 //! | [`HostInfo`] | what a host answers when it is asked for its tasks |
 //! | [`Data`] | text, or bytes that are not text, in JSON |
+//! | [`call`] | a call that also tells when and where the task ran |
 //! | [`builtin`] | `command`, `checksum`, `echo`, `sleep`, `fail` |
 
 pub mod builtin;
+pub mod call;
 mod data;
 mod function;
 mod host;

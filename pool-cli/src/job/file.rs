@@ -92,7 +92,7 @@ fn one() -> i64 {
 pub(crate) struct LimitsSection {
     pub(crate) timeout: Option<Time>,
     pub(crate) retries: Option<u32>,
-    pub(crate) memory: Option<Spanned<ByteSize>>,
+    pub(crate) memory: Option<ByteSize>,
     pub(crate) output_cap: Option<Spanned<ByteSize>>,
 }
 
@@ -115,6 +115,17 @@ pub(crate) enum StopOn {
     FirstFailure,
     /// None.
     Never,
+}
+
+impl StopOn {
+    /// How it is written in a job file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            StopOn::FirstSuccess => "first-success",
+            StopOn::FirstFailure => "first-failure",
+            StopOn::Never => "never",
+        }
+    }
 }
 
 /// `[output]`: where results go.

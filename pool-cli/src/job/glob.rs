@@ -48,7 +48,8 @@ impl Glob {
             Ok(glob) => Ok(glob),
             Err(error) => Err((index, error.kind().to_string())),
         };
-        let globs = patterns.iter().chain(exclude).enumerate().map(build).collect::<Result<Vec<_>, _>>()?;
+        let globs =
+            patterns.iter().chain(exclude).enumerate().map(build).collect::<Result<Vec<_>, _>>()?;
         let (wanted, unwanted) = globs.split_at(patterns.len());
         let pattern = |(glob, text): (&globset::Glob, &String)| Pattern {
             matcher: glob.compile_matcher(),
@@ -85,7 +86,8 @@ impl Glob {
 
 impl fmt::Display for Glob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let patterns: Vec<&str> = self.patterns.iter().map(|pattern| pattern.matcher.glob().glob()).collect();
+        let patterns: Vec<&str> =
+            self.patterns.iter().map(|pattern| pattern.matcher.glob().glob()).collect();
         write!(f, "files {} in {}", patterns.join(", "), self.base.display())
     }
 }
@@ -127,7 +129,8 @@ impl Iterator for Walk {
                 let index = self.next.pop_front()?;
                 let root = self.glob.base.join(&self.glob.patterns[index].root);
                 if root.exists() {
-                    self.current = Some((index, WalkDir::new(root).sort_by_file_name().into_iter()));
+                    self.current =
+                        Some((index, WalkDir::new(root).sort_by_file_name().into_iter()));
                 }
                 continue;
             };
@@ -175,7 +178,9 @@ fn literal_root(pattern: &str) -> PathBuf {
     match special {
         // No special character: the pattern is the path of one file.
         None => PathBuf::from(pattern),
-        Some(at) => PathBuf::from(&pattern[..pattern[..at].rfind('/').map_or(0, |slash| slash + 1)]),
+        Some(at) => {
+            PathBuf::from(&pattern[..pattern[..at].rfind('/').map_or(0, |slash| slash + 1)])
+        }
     }
 }
 
@@ -185,7 +190,9 @@ mod tests {
 
     fn tree() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for file in ["a.rs", "b.txt", "src/c.rs", "src/deep/d.rs", "src/target/e.rs", ".hidden/f.rs"] {
+        for file in
+            ["a.rs", "b.txt", "src/c.rs", "src/deep/d.rs", "src/target/e.rs", ".hidden/f.rs"]
+        {
             let path = folder.path().join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, file).unwrap();
@@ -195,7 +202,8 @@ mod tests {
 
     fn found(base: &Path, patterns: &[&str], exclude: &[&str]) -> Vec<String> {
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let glob = Glob::new(&texts(patterns), &texts(exclude), base.into(), PathForm::AsWritten).unwrap();
+        let glob =
+            Glob::new(&texts(patterns), &texts(exclude), base.into(), PathForm::AsWritten).unwrap();
         glob.walk().map(|path| path.unwrap().to_text().into_owned()).collect()
     }
 
@@ -208,11 +216,17 @@ mod tests {
             found(base, &["**/*.rs"], &[]),
             [".hidden/f.rs", "a.rs", "src/c.rs", "src/deep/d.rs", "src/target/e.rs"]
         );
-        assert_eq!(found(base, &["src/*.rs", "./src/**/[cd].rs"], &[]), ["src/c.rs", "src/deep/d.rs"]);
+        assert_eq!(
+            found(base, &["src/*.rs", "./src/**/[cd].rs"], &[]),
+            ["src/c.rs", "src/deep/d.rs"]
+        );
         assert_eq!(found(base, &["b.txt", "no/such/*"], &[]), ["b.txt"]);
         assert_eq!(found(&base.join("src"), &["../*.{rs,txt}"], &[]), ["../a.rs", "../b.txt"]);
         let absolute = format!("{}/src/*.rs", base.display());
-        assert_eq!(found(Path::new("/"), &[&absolute], &[]), [format!("{}/src/c.rs", base.display())]);
+        assert_eq!(
+            found(Path::new("/"), &[&absolute], &[]),
+            [format!("{}/src/c.rs", base.display())]
+        );
     }
 
     #[test]

@@ -33,7 +33,9 @@ pub(crate) fn ask(worker: &Path) -> Result<HostInfo, String> {
         let text = String::from_utf8_lossy(&answer);
         match text.lines().next() {
             None => format!("asked for its tasks ({TASKS_JSON_FLAG}) it printed nothing"),
-            Some(line) => format!("asked for its tasks ({TASKS_JSON_FLAG}) it printed `{}`", shorten(line)),
+            Some(line) => {
+                format!("asked for its tasks ({TASKS_JSON_FLAG}) it printed `{}`", shorten(line))
+            }
         }
     })
 }
@@ -50,8 +52,12 @@ fn read_answer(child: &mut Child) -> Result<Vec<u8>, String> {
     let asked = Instant::now();
     thread::Builder::new().name("ask".into()).spawn(read).map_err(|error| error.to_string())?;
     match receive.recv_timeout(PATIENCE.saturating_sub(asked.elapsed())) {
-        Ok(answer) => answer.map_err(|error: io::Error| format!("its answer can't be read: {error}")),
-        Err(_) => Err(format!("it did not answer {TASKS_JSON_FLAG} within {} s", PATIENCE.as_secs())),
+        Ok(answer) => {
+            answer.map_err(|error: io::Error| format!("its answer can't be read: {error}"))
+        }
+        Err(_) => {
+            Err(format!("it did not answer {TASKS_JSON_FLAG} within {} s", PATIENCE.as_secs()))
+        }
     }
 }
 
@@ -78,10 +84,18 @@ mod tests {
 
     #[test]
     fn a_host_says_its_tasks_and_others_are_recognised() {
-        let info = answer(r#"test "$1" = --tasks=json && echo '{"pool_worker":"1","tasks":["a"]}'"#).unwrap();
+        let info =
+            answer(r#"test "$1" = --tasks=json && echo '{"pool_worker":"1","tasks":["a"]}'"#)
+                .unwrap();
         assert_eq!(info.tasks, ["a"]);
-        assert_eq!(answer("exit 1").unwrap_err(), "asked for its tasks (--tasks=json) it printed nothing");
-        assert_eq!(answer("yes no").unwrap_err(), "asked for its tasks (--tasks=json) it printed `no`");
+        assert_eq!(
+            answer("exit 1").unwrap_err(),
+            "asked for its tasks (--tasks=json) it printed nothing"
+        );
+        assert_eq!(
+            answer("yes no").unwrap_err(),
+            "asked for its tasks (--tasks=json) it printed `no`"
+        );
         assert!(ask(Path::new("/no/such")).unwrap_err().starts_with("it can't be started: "));
     }
 }

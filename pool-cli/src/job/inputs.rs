@@ -129,17 +129,22 @@ impl Source {
     pub(crate) fn is_repeatable(&self) -> bool {
         !matches!(
             self,
-            Source::Lines(Origin::Stdin) | Source::JsonLines(Origin::Stdin) | Source::Csv(Origin::Stdin)
+            Source::Lines(Origin::Stdin)
+                | Source::JsonLines(Origin::Stdin)
+                | Source::Csv(Origin::Stdin)
         )
     }
 
     /// Starts reading from the beginning.
     pub(crate) fn read(&self) -> io::Result<Reading> {
         Ok(match self {
-            Source::Values(values) => Box::new(values.clone().into_iter().map(|value| Ok(input(value)))),
+            Source::Values(values) => {
+                Box::new(values.clone().into_iter().map(|value| Ok(input(value))))
+            }
             Source::Range(range) => {
                 let RangeTable { start, step, .. } = *range;
-                let numbers = (0..range_len(range)).map(move |n| i128::from(start) + i128::from(n) * i128::from(step));
+                let numbers = (0..range_len(range))
+                    .map(move |n| i128::from(start) + i128::from(n) * i128::from(step));
                 // Every number lies between start and end, which are 64-bit.
                 Box::new(numbers.map(|number| Ok(input(Value::from(number as i64)))))
             }
@@ -147,8 +152,12 @@ impl Source {
                 Ok(path) => Ok(Next::Input(Input::Text(path))),
                 Err(Unreadable { path, error }) => Ok(Next::Malformed { text: path, error }),
             })),
-            Source::Lines(origin) => Box::new(Lines::open(origin)?.map(|line| Ok(Next::Input(Input::Text(line?))))),
-            Source::JsonLines(origin) => Box::new(Lines::open(origin)?.map(|line| Ok(parse_json(line?)))),
+            Source::Lines(origin) => {
+                Box::new(Lines::open(origin)?.map(|line| Ok(Next::Input(Input::Text(line?)))))
+            }
+            Source::JsonLines(origin) => {
+                Box::new(Lines::open(origin)?.map(|line| Ok(parse_json(line?))))
+            }
             Source::Csv(origin) => Box::new(csv_records(origin)?),
         })
     }
@@ -159,7 +168,11 @@ impl fmt::Display for Source {
         match self {
             Source::Values(values) => write!(f, "{} values", values.len()),
             Source::Range(range) => {
-                write!(f, "numbers from {} to before {}, step {}", range.start, range.end, range.step)
+                write!(
+                    f,
+                    "numbers from {} to before {}, step {}",
+                    range.start, range.end, range.step
+                )
             }
             Source::Glob(glob) => glob.fmt(f),
             Source::Lines(origin) => write!(f, "lines of {origin}"),
@@ -183,7 +196,8 @@ fn input(value: Value) -> Next {
 }
 
 fn range_len(range: &RangeTable) -> u64 {
-    let (start, end, step) = (i128::from(range.start), i128::from(range.end), i128::from(range.step));
+    let (start, end, step) =
+        (i128::from(range.start), i128::from(range.end), i128::from(range.step));
     let span = if step > 0 { end - start } else { start - end };
     if step == 0 || span <= 0 { 0 } else { (span as u128).div_ceil(step.unsigned_abs()) as u64 }
 }
@@ -239,12 +253,16 @@ impl Iterator for Lines {
 fn parse_json(line: Data) -> Next {
     match serde_json::from_slice(line.as_bytes()) {
         Ok(value) => input(value),
-        Err(error) => Next::Malformed { error: format!("this line is not JSON: {error}"), text: line },
+        Err(error) => {
+            Next::Malformed { error: format!("this line is not JSON: {error}"), text: line }
+        }
     }
 }
 
 /// The rows of a CSV file with a header, each as a record of texts.
-fn csv_records(origin: &Origin) -> io::Result<impl Iterator<Item = io::Result<Next>> + Send + use<>> {
+fn csv_records(
+    origin: &Origin,
+) -> io::Result<impl Iterator<Item = io::Result<Next>> + Send + use<>> {
     let mut reader = csv::Reader::from_reader(origin.open()?);
     let headers = reader.headers().map_err(io::Error::from)?.clone();
     Ok(reader.into_records().map(move |row| match row {
@@ -314,8 +332,15 @@ mod tests {
         let (_folder, origin) = file("city,size\n\"A, b\",3\nshort\nC,4\n");
         assert_eq!(csv_columns(&origin).unwrap(), ["city", "size"]);
         let rows = all(&Source::Csv(origin));
-        assert_eq!((&rows[0], &rows[2]), (&json!({"city": "A, b", "size": "3"}), &json!({"city": "C", "size": "4"})));
-        assert!(rows[1]["error"].as_str().unwrap().contains("found record with 1 fields"), "{}", rows[1]);
+        assert_eq!(
+            (&rows[0], &rows[2]),
+            (&json!({"city": "A, b", "size": "3"}), &json!({"city": "C", "size": "4"}))
+        );
+        assert!(
+            rows[1]["error"].as_str().unwrap().contains("found record with 1 fields"),
+            "{}",
+            rows[1]
+        );
     }
 
     #[test]

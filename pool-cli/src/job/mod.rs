@@ -1,6 +1,6 @@
 //! The job: its file as typed, its problems, and the plan made of it.
 //!
-//! [`load`] goes the whole way: [`parse`] reads the TOML into the shape of [`file`] and applies what the command line sets;
+//! [`load`] goes the whole way: [`parse`] reads the TOML into the shape of [`mod@file`] and applies what the command line sets;
 //! [`planner`] checks it and makes a [`Plan`]; whatever is wrong comes back as [`Problems`], each with its place.
 
 pub(crate) mod file;
@@ -40,7 +40,7 @@ pub(crate) fn load(path: &Path, settings: &Settings) -> Result<Plan, Failure> {
     let job = full.parent().unwrap_or(&user).to_owned();
     let mut source = Source::new(path.display().to_string(), text);
     let plan = parse::parse(&mut source, settings)
-        .and_then(|(file, problems)| planner::plan(file, problems, &source, Folders { job, user }));
+        .and_then(|parsed| planner::plan(parsed, &source, Folders { job, user }));
     plan.map_err(|list| {
         let problems = Problems::new(source, list);
         let exit = if problems.only_missing_files() { Exit::MissingFile } else { Exit::InvalidJob };
@@ -58,7 +58,8 @@ fn read(path: &Path) -> Result<String, Failure> {
     };
     let size = fs::metadata(path).map_err(failed)?.len();
     if size > MAX_FILE_BYTES {
-        let message = format!("`{}` has {size} bytes; a job file has at most 16 MiB", path.display());
+        let message =
+            format!("`{}` has {size} bytes; a job file has at most 16 MiB", path.display());
         return Err(Failure::new(Exit::InvalidJob, message));
     }
     let bytes = fs::read(path).map_err(failed)?;

@@ -3,6 +3,7 @@
 //! Serde stops at the first error. So the entry that caused it is taken out of the parsed document and the rest is tried again,
 //! until nothing is wrong with what is left. The shape in [`file`](super::file) stays the only place that knows keys and types.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde::Deserialize;
@@ -22,53 +23,83 @@ pub(crate) struct Settings {
 }
 
 /// One key and its value, as TOML.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     option: &'static str,
     text: String,
+    /// How many names the key has: `pool.procs` has two.
+    depth: usize,
 }
 
 impl Setting {
     /// What an option such as `--procs` sets.
     pub(crate) fn new(option: &'static str, key: &str, value: impl Into<toml::Value>) -> Self {
-        Setting { option, text: format!("{key} = {}", value.into()) }
+        let depth = key_depth(key).unwrap_or(1);
+        Setting { option, text: format!("{key} = {}", value.into()), depth }
     }
 
     /// `--set KEY=VALUE`. A value that is not TOML is taken as text, so that `--set task.cwd=/tmp` works.
     pub(crate) fn parse(setting: &str) -> Result<Self, String> {
-        let Some((key, value)) = setting.split_once('=') else {
+        let parts = setting.split_once('=');
+        let Some((key, value, depth)) =
+            parts.and_then(|(key, value)| Some((key, value, key_depth(key)?)))
+        else {
             return Err("a setting has the form KEY=VALUE, for example pool.procs=4".into());
         };
         let text = format!("{key} = {value}");
         match toml::from_str::<toml::Table>(&text) {
-            Ok(_) => Ok(Setting { option: "--set", text }),
+            Ok(_) => Ok(Setting { option: "--set", text, depth }),
             Err(_) => Ok(Setting::new("--set", key, value)),
         }
     }
 }
 
+/// How many names a key has; `None` if it is no key.
+fn key_depth(key: &str) -> Option<usize> {
+    let mut depth = 1;
+    let mut table = toml::from_str::<toml::Table>(&format!("{key} = 0")).ok()?;
+    while let Some(toml::Value::Table(inner)) = table.into_iter().next().map(|(_, value)| value) {
+        table = inner;
+        depth += 1;
+    }
+    Some(depth)
+}
+
+/// What could be read of a job.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    pub(crate) file: JobFile,
+    pub(crate) problems: Vec<Problem>,
+    /// The sections that lack what was wrong in them (`""` for the file itself): what is missing there is no second problem.
+    pub(crate) incomplete: BTreeSet<String>,
+}
+
+/// One mistake of syntax often looks like several, so no more than these are shown.
+const MAX_SYNTAX_PROBLEMS: usize = 3;
+
 /// Reads the file's text and applies the settings, which become part of the source.
 ///
 /// With problems of syntax there is no job file to speak of, and nothing else is looked at.
-pub(crate) fn parse(
-    source: &mut Source,
-    settings: &Settings,
-) -> Result<(JobFile, Vec<Problem>), Vec<Problem>> {
+pub(crate) fn parse(source: &mut Source, settings: &Settings) -> Result<Parsed, Vec<Problem>> {
     let inputs = inputs_setting(&settings.input);
     let settings = inputs.iter().chain(&settings.list);
-    let over: Vec<String> = settings.map(|Setting { option, text }| place(source, option, text)).collect();
+    let over: Vec<(String, usize)> = settings
+        .map(|Setting { option, text, depth }| (place(source, option, text), *depth))
+        .collect();
 
     let (mut document, errors) = DeTable::parse_recoverable(source.file_text());
-    let mut problems: Vec<Problem> = errors.iter().map(|error| problem(error, None)).collect();
+    let mut problems: Vec<Problem> =
+        errors.iter().take(MAX_SYNTAX_PROBLEMS).map(|error| problem(error, None)).collect();
     if inputs.is_some()
-        && let Some(DeValue::Table(section)) = document.get_mut().get_mut("inputs").map(Spanned::get_mut)
+        && let Some(DeValue::Table(section)) =
+            document.get_mut().get_mut("inputs").map(Spanned::get_mut)
     {
         let exclude = section.remove_entry("exclude");
         *section = exclude.into_iter().collect();
     }
-    for text in &over {
+    for (text, depth) in &over {
         match DeTable::parse(text) {
-            Ok(table) => merge(document.get_mut(), table.into_inner()),
+            Ok(table) => merge(document.get_mut(), table.into_inner(), *depth),
             Err(error) => problems.push(problem(&error, None)),
         }
     }
@@ -82,22 +113,23 @@ fn place(source: &mut Source, option: &str, text: &str) -> String {
 }
 
 fn inputs_setting(patterns: &[String]) -> Option<Setting> {
-    let list: Vec<toml::Value> = patterns.iter().map(|text| toml::Value::String(text.clone())).collect();
+    let list: Vec<toml::Value> =
+        patterns.iter().map(|text| toml::Value::String(text.clone())).collect();
     (!list.is_empty()).then(|| Setting::new("--input", "inputs.glob", list))
 }
 
 /// Tries, takes out what is wrong, and tries again.
-fn read(mut document: Spanned<DeTable<'_>>) -> (JobFile, Vec<Problem>) {
-    let mut problems = Vec::new();
+fn read(mut document: Spanned<DeTable<'_>>) -> Parsed {
+    let mut parsed = Parsed::default();
     loop {
         match JobFile::deserialize(Deserializer::from(document.clone())) {
-            Ok(file) => return (file, problems),
+            Ok(file) => return Parsed { file, ..parsed },
             Err(error) => {
                 let found = error.span().and_then(|span| remove(document.get_mut(), &span));
-                problems.push(problem(&error, found.as_deref()));
-                if found.is_none() {
-                    return (JobFile::default(), problems);
-                }
+                parsed.problems.push(problem(&error, found.as_deref()));
+                let Some(table) = found else { return parsed };
+                let section = table.split('.').next().unwrap_or_default();
+                parsed.incomplete.insert(section.to_owned());
             }
         }
     }
@@ -114,7 +146,8 @@ fn remove(table: &mut DeTable<'_>, span: &Range<usize>) -> Option<String> {
             return Some(if name.is_empty() { key.to_string() } else { format!("{key}.{name}") });
         }
     }
-    let wrong = table.iter().find(|(key, value)| holds(key.span()) || holds(value.span()))?.0.clone();
+    let wrong =
+        table.iter().find(|(key, value)| holds(key.span()) || holds(value.span()))?.0.clone();
     table.remove(&wrong);
     Some(String::new())
 }
@@ -133,19 +166,26 @@ fn problem(error: &Error, table: Option<&str>) -> Problem {
                 .maybe_hint(suggest(word, known.iter().copied()))
         }
         [word, known @ ..] if error.message().starts_with("unknown variant") => {
-            Problem::at(span, format!("unknown value `{word}`")).maybe_hint(suggest(word, known.iter().copied()))
+            Problem::at(span, format!("unknown value `{word}`"))
+                .maybe_hint(suggest(word, known.iter().copied()))
         }
         [word, ..] if error.message().starts_with("missing field") => {
             Problem::at(span, format!("the key `{word}` is missing here"))
         }
-        _ => Problem::at(span, plain_words(error.message())),
+        _ => {
+            let message = plain_words(error.message());
+            let wants_list = message.starts_with("expected a list");
+            let hint = wants_list.then(|| "put it into brackets, each word on its own".to_owned());
+            Problem::at(span, message).maybe_hint(hint)
+        }
     }
 }
 
 /// Serde's names of types as people know them.
 fn plain_words(message: &str) -> String {
-    let Some((found, expected)) = message.rsplit_once(", expected ") else {
-        return message.replace('\n', ", ").trim_end().to_owned();
+    let found = message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "));
+    let Some((found, expected)) = found.and_then(|found| found.rsplit_once(", expected ")) else {
+        return message.replace('\n', ", ");
     };
     let expected = match expected {
         "a nonzero usize" => "a whole number of at least 1",
@@ -157,18 +197,22 @@ fn plain_words(message: &str) -> String {
         table if table.starts_with("struct ") => "a table",
         other => other,
     };
-    let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
-    let found = found.replace("sequence", "a list").replace("map", "a table");
+    let found = match found {
+        "sequence" => "a list",
+        "map" => "a table",
+        other => other,
+    };
     format!("expected {expected}, found {found}")
 }
 
-/// Puts the entries of one table over those of another; tables are merged, anything else is replaced.
-fn merge<'i>(into: &mut DeTable<'i>, from: DeTable<'i>) {
-    for (key, mut value) in from {
-        if let Some(DeValue::Table(old)) = into.get_mut(&key).map(Spanned::get_mut)
+/// Puts a setting over a table: the tables that its key names are kept, what the key leads to is replaced.
+fn merge<'i>(into: &mut DeTable<'i>, setting: DeTable<'i>, depth: usize) {
+    for (key, mut value) in setting {
+        if depth > 1
+            && let Some(DeValue::Table(old)) = into.get_mut(&key).map(Spanned::get_mut)
             && let DeValue::Table(new) = value.get_mut()
         {
-            merge(old, std::mem::take(new));
+            merge(old, std::mem::take(new), depth - 1);
             continue;
         }
         // The old key goes too: its place is in the file, and a problem must point at the option.
@@ -182,7 +226,7 @@ mod tests {
     use super::*;
     use crate::job::source::Problems;
 
-    fn try_parse(text: &str, settings: &Settings) -> (Source, Result<(JobFile, Vec<Problem>), Vec<Problem>>) {
+    fn try_parse(text: &str, settings: &Settings) -> (Source, Result<Parsed, Vec<Problem>>) {
         let mut source = Source::new("job.toml".into(), text.into());
         let parsed = parse(&mut source, settings);
         (source, parsed)
@@ -191,14 +235,17 @@ mod tests {
     fn shown(text: &str, settings: &Settings) -> String {
         let (source, parsed) = try_parse(text, settings);
         let list = match parsed {
-            Ok((_, problems)) => problems,
+            Ok(parsed) => parsed.problems,
             Err(problems) => problems,
         };
         Problems::new(source, list).to_string()
     }
 
     fn set(list: &[&str]) -> Settings {
-        Settings { list: list.iter().map(|text| Setting::parse(text).unwrap()).collect(), input: Vec::new() }
+        Settings {
+            list: list.iter().map(|text| Setting::parse(text).unwrap()).collect(),
+            input: Vec::new(),
+        }
     }
 
     #[test]
@@ -231,8 +278,9 @@ mod tests {
     #[test]
     fn settings_go_over_the_file_and_problems_point_at_them() {
         let text = "[pool]\nprocs = 1\n[task]\ncwd = \"a\"\n";
-        let (source, parsed) = try_parse(text, &set(&["pool.procs=3", "task.cwd=/tmp", "limits.timeout=\"3s\""]));
-        let (file, problems) = parsed.unwrap();
+        let (source, parsed) =
+            try_parse(text, &set(&["pool.procs=3", "task.cwd=/tmp", "limits.timeout=\"3s\""]));
+        let Parsed { file, problems, .. } = parsed.unwrap();
         assert_eq!(problems, []);
         assert_eq!(file.pool.procs.unwrap().get(), 3);
         assert!(file.limits.timeout.is_some());
@@ -242,7 +290,10 @@ mod tests {
 
         assert!(Setting::parse("nothing").unwrap_err().contains("KEY=VALUE"));
         let shown = shown(text, &set(&["pool.procs=x", "pools=1"]));
-        assert!(shown.contains("found string \"x\"\n --> --set:1:14\n  |\n1 | pool.procs = \"x\"\n"), "{shown}");
+        assert!(
+            shown.contains("found string \"x\"\n --> --set:1:14\n  |\n1 | pool.procs = \"x\"\n"),
+            "{shown}"
+        );
         assert!(shown.contains("unknown key `pools` in the job file\n --> --set:1:1\n"), "{shown}");
     }
 
@@ -251,8 +302,9 @@ mod tests {
         let text = "[inputs]\nlines = \"x\"\nexclude = \"**/target/**\"\n";
         let settings = Settings { input: vec!["a*".into(), "b\"".into()], ..Settings::default() };
         let (_, parsed) = try_parse(text, &settings);
-        let inputs = parsed.unwrap().0.inputs.unwrap().into_inner();
-        let glob: Vec<String> = inputs.glob.unwrap().into_inner().0.into_iter().map(Spanned::into_inner).collect();
+        let inputs = parsed.unwrap().file.inputs.unwrap().into_inner();
+        let glob: Vec<String> =
+            inputs.glob.unwrap().into_inner().0.into_iter().map(Spanned::into_inner).collect();
         assert_eq!(glob, ["a*", "b\""]);
         assert!(inputs.lines.is_none() && inputs.exclude.is_some());
     }

@@ -141,7 +141,8 @@ impl JsonTemplate {
             }
             Value::Object(table) => {
                 let entries = table.into_iter();
-                let entries = entries.map(|(key, value)| Ok((key, JsonTemplate::parse(value, shape)?)));
+                let entries =
+                    entries.map(|(key, value)| Ok((key, JsonTemplate::parse(value, shape)?)));
                 JsonTemplate::Table(entries.collect::<Result<_, _>>()?)
             }
             constant => JsonTemplate::Constant(constant),
@@ -153,11 +154,12 @@ impl JsonTemplate {
         Ok(match self {
             JsonTemplate::Constant(value) => value.clone(),
             JsonTemplate::Text(template) => template.fill_json(item, base)?,
-            JsonTemplate::List(list) => {
-                Value::Array(list.iter().map(|value| value.fill(item, base)).collect::<Result<_, _>>()?)
-            }
+            JsonTemplate::List(list) => Value::Array(
+                list.iter().map(|value| value.fill(item, base)).collect::<Result<_, _>>()?,
+            ),
             JsonTemplate::Table(entries) => {
-                let entries = entries.iter().map(|(key, value)| Ok((key.clone(), value.fill(item, base)?)));
+                let entries =
+                    entries.iter().map(|(key, value)| Ok((key.clone(), value.fill(item, base)?)));
                 Value::Object(entries.collect::<Result<_, _>>()?)
             }
         })
@@ -181,7 +183,10 @@ fn split(text: &str) -> Result<Vec<Part>, Malformed> {
             continue;
         }
         let Some(word) = tail.strip_prefix('{') else { return Err(stray('}')) };
-        let end = word.find(['{', '}']).filter(|end| word[*end..].starts_with('}')).ok_or_else(|| stray('{'))?;
+        let end = word
+            .find(['{', '}'])
+            .filter(|end| word[*end..].starts_with('}'))
+            .ok_or_else(|| stray('{'))?;
         if !literal.is_empty() {
             parts.push(Part::Literal(std::mem::take(&mut literal)));
         }
@@ -204,12 +209,12 @@ fn check(word: &str, shape: &Shape) -> Result<(), Malformed> {
     if known.contains(&word) {
         return Ok(());
     }
-    let words = known.into_iter().filter(|word| !word.is_empty());
-    let suggestion = suggest(word, words).unwrap_or_default().replace('`', "");
-    Err(Malformed {
-        message: format!("unknown placeholder `{{{word}}}`"),
-        hint: Some(format!("{suggestion}; write `{{{{` and `}}}}` for braces")),
-    })
+    let in_braces = |word: &str| format!("{{{word}}}");
+    let known: Vec<String> = known.into_iter().map(in_braces).collect();
+    let word = in_braces(word);
+    let suggestion = suggest(&word, known.iter().map(String::as_str)).unwrap_or_default();
+    let hint = format!("{suggestion} (a brace itself is written `{{{{` or `}}}}`)");
+    Err(Malformed { message: format!("unknown placeholder `{word}`"), hint: Some(hint) })
 }
 
 /// What a placeholder stands for, as an input of its own so that its type is kept.
@@ -269,16 +274,28 @@ mod tests {
     #[test]
     fn a_record_has_fields_and_they_come_first() {
         let record = json!({"name": "n", "size": 3, "deep": {"er": [1, true]}, "a.b": "dot"});
-        assert_eq!(fill("{name}-{size}-{deep.er}-{a.b}-{index}", record.clone()).unwrap(), "n-3-[1,true]-dot-7");
+        assert_eq!(
+            fill("{name}-{size}-{deep.er}-{a.b}-{index}", record.clone()).unwrap(),
+            "n-3-[1,true]-dot-7"
+        );
         assert_eq!(fill("{}", json!({"a": 1})).unwrap(), r#"{"a":1}"#);
-        assert_eq!(fill("{path}", record).unwrap_err().to_string(), "this input has no field `path`");
-        assert_eq!(fill("{x}", json!("t")).unwrap_err().to_string(), "this input has no field `x`; it is no record");
+        assert_eq!(
+            fill("{path}", record).unwrap_err().to_string(),
+            "this input has no field `path`"
+        );
+        assert_eq!(
+            fill("{x}", json!("t")).unwrap_err().to_string(),
+            "this input has no field `x`; it is no record"
+        );
     }
 
     #[test]
     fn braces_are_doubled() {
         assert_eq!(fill("{{{}}} }}{{", json!(1)).unwrap(), "{1} }{");
-        assert_eq!(Template::parse("{{{}}} }}{{", &Shape::Text).unwrap().to_string(), "{{{}}} }}{{");
+        assert_eq!(
+            Template::parse("{{{}}} }}{{", &Shape::Text).unwrap().to_string(),
+            "{{{}}} }}{{"
+        );
         for wrong in ["{", "a } b", "{a{b}", "{{}"] {
             let error = Template::parse(wrong, &Shape::Text).unwrap_err();
             assert!(error.message.contains("belongs to no placeholder"), "{wrong}: {error:?}");
@@ -289,16 +306,23 @@ mod tests {
     fn unknown_words_are_found_before_anything_runs() {
         let error = Template::parse("{steam}", &Shape::Text).unwrap_err();
         assert_eq!(error.message, "unknown placeholder `{steam}`");
-        assert_eq!(error.hint.unwrap(), "did you mean stem?; write `{{` and `}}` for braces");
+        assert_eq!(
+            error.hint.unwrap(),
+            "did you mean `{stem}`? (a brace itself is written `{{` or `}}`)"
+        );
         let columns = Shape::Columns(vec!["city".into()]);
         assert!(Template::parse("{city} {} {index}", &columns).is_ok());
         let error = Template::parse("{print $1}", &columns).unwrap_err();
-        assert_eq!(error.hint.unwrap(), "known here: city, index; write `{{` and `}}` for braces");
+        assert_eq!(
+            error.hint.unwrap(),
+            "known here: `{city}`, `{}`, `{index}` (a brace itself is written `{{` or `}}`)"
+        );
     }
 
     #[test]
     fn arguments_keep_their_types() {
-        let args = json!({"n": "{size}", "text": "no {size}", "fixed": [1.5, null, "{{x}}"], "all": "{}"});
+        let args =
+            json!({"n": "{size}", "text": "no {size}", "fixed": [1.5, null, "{{x}}"], "all": "{}"});
         let template = JsonTemplate::parse(args, &Shape::Unknown).unwrap();
         let item = Item { index: 0, input: json!({"size": 3}).into() };
         assert_eq!(

@@ -12,6 +12,7 @@ use super::file::WorkerStderr;
 use super::inputs::{Item, Source};
 use super::placeholders::{JsonTemplate, Template, Unfilled};
 use super::units::ByteSize;
+use crate::report::human::plural;
 
 /// A whole job.
 #[derive(Debug)]
@@ -80,6 +81,8 @@ pub(crate) struct InputsPlan {
 pub(crate) struct Limits {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
+    /// Address space of a worker, and of each process that it starts.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 /// When the rest is not needed any more. Whatever comes first counts.
@@ -146,7 +149,8 @@ impl Plan {
 impl CommandPlan {
     fn spec(&self, item: &Item, base: &Path, folder: &Path) -> Result<CommandSpec, Unfilled> {
         let fill = |template: &Template| template.fill(item, base);
-        let env = self.env.iter().map(|(name, value)| Ok((Data::from(name.as_str()), fill(value)?)));
+        let env =
+            self.env.iter().map(|(name, value)| Ok((Data::from(name.as_str()), fill(value)?)));
         let cwd = self.cwd.as_ref().map(fill).transpose()?;
         Ok(CommandSpec {
             argv: self.fill_argv(item, base)?,
@@ -172,7 +176,8 @@ impl NamedPlan {
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("texts, numbers and tables with text keys can be written as JSON")
+    serde_json::to_vec(value)
+        .expect("texts, numbers and tables with text keys can be written as JSON")
 }
 
 /// A word that a shell would read as it is meant.
@@ -189,18 +194,29 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "task    {}", self.task)?;
         writeln!(f, "inputs  {}", self.inputs.source)?;
-        writeln!(f, "pool    {} processes in {}", self.pool.procs, self.folder.display())?;
-        match self.limits.timeout {
-            Some(time) => write!(f, "limits  timeout {}", humantime::format_duration(time))?,
-            None => write!(f, "limits  no timeout")?,
-        }
-        writeln!(f, ", {} retries", self.limits.retries)?;
+        let procs = plural(self.pool.procs as u64, "process", "processes");
+        writeln!(f, "pool    {procs} in {}", self.folder.display())?;
+        writeln!(f, "limits  {}", self.limits)?;
         writeln!(f, "stop    {}", self.stop)?;
-        let order = if self.output.keep_order { "in the order of the inputs" } else { "as they finish" };
+        let order =
+            if self.output.keep_order { "in the order of the inputs" } else { "as they finish" };
         match &self.output.file {
             Some(file) => writeln!(f, "output  {}, {order}", file.display()),
             None => writeln!(f, "output  standard output, {order}"),
         }
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.timeout {
+            Some(time) => write!(f, "timeout {}", humantime::format_duration(time))?,
+            None => f.write_str("no timeout")?,
+        }
+        if let Some(bytes) = self.memory_bytes {
+            write!(f, ", memory {}", ByteSize(bytes))?;
+        }
+        write!(f, ", {}", plural(self.retries.into(), "retry", "retries"))
     }
 }
 
@@ -210,7 +226,12 @@ impl fmt::Display for TaskPlan {
             TaskPlan::Command(command) => {
                 let argv: Vec<String> =
                     command.argv.iter().map(|arg| quote(&Data::from(arg.to_string()))).collect();
-                write!(f, "command {}, output cap {}", argv.join(" "), ByteSize(command.output_cap_bytes))
+                write!(
+                    f,
+                    "command {}, output cap {}",
+                    argv.join(" "),
+                    ByteSize(command.output_cap_bytes)
+                )
             }
             TaskPlan::Named(NamedPlan { task, worker: Some(worker), .. }) => {
                 write!(f, "{task} of {}", worker.display())

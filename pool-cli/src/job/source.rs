@@ -49,7 +49,10 @@ impl Source {
         let found = self.segments.iter().rfind(|segment| segment.start <= span.start);
         let segment = found.unwrap_or(&self.segments[0]);
         let text = &segment.text;
-        let floor = |at: usize| text.floor_char_boundary(at.saturating_sub(segment.start).min(text.len()));
+        let floor = |at: usize| {
+            let at = at.saturating_sub(segment.start).min(text.len());
+            (0..=at).rfind(|at| text.is_char_boundary(*at)).unwrap_or(0)
+        };
         let (from, to) = (floor(span.start), floor(span.end));
         let line_start = text[..from].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = text[from..].find('\n').map_or(text.len(), |newline| from + newline);
@@ -166,7 +169,14 @@ fn show(f: &mut fmt::Formatter<'_>, source: &Source, problem: &Problem) -> fmt::
         writeln!(f, "{:margin$}--> {}:{}:{}", "", place.name, place.number, place.column)?;
         writeln!(f, "{:margin$} |", "")?;
         writeln!(f, "{number} | {}", place.line.replace('\t', " "))?;
-        writeln!(f, "{:margin$} | {:indent$}{}", "", "", "^".repeat(place.width), indent = place.column - 1)?;
+        writeln!(
+            f,
+            "{:margin$} | {:indent$}{}",
+            "",
+            "",
+            "^".repeat(place.width),
+            indent = place.column - 1
+        )?;
     } else {
         writeln!(f, "--> {}", source.file_name())?;
     }

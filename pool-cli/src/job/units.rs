@@ -15,9 +15,13 @@ impl std::str::FromStr for Time {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match humantime::parse_duration(text) {
-            Ok(time) if time.is_zero() => Err("a time of zero makes no sense here; leave it out for none".into()),
+            Ok(time) if time.is_zero() => {
+                Err("a time of zero makes no sense here; leave it out for none".into())
+            }
             Ok(time) => Ok(Time(time)),
-            Err(_) => Err(format!("`{text}` is no time; write for example \"30s\", \"1m 30s\" or \"500ms\"")),
+            Err(_) => Err(format!(
+                "`{text}` is no time; write for example \"30s\", \"1m 30s\" or \"500ms\""
+            )),
         }
     }
 }
@@ -30,7 +34,8 @@ impl std::str::FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no size; write for example \"512 MiB\", \"2 GB\" or 1048576");
+        let wrong =
+            || format!("`{text}` is no size; write for example \"512 MiB\", \"2 GB\" or 1048576");
         let text = text.trim();
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);

@@ -1,8 +1,9 @@
 //! Progress as a bar or as lines, and a summary as text, all on the standard error.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use pool_core::ExitCause;
 
 use super::{Counts, Ending, Outcome, Record, Report, SHOWN_FAILURES, StopCause, Summary};
@@ -39,7 +40,7 @@ impl Human {
     pub(crate) fn new(style: Style) -> Self {
         let bar = (style == Style::Bar).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(bar_style("{spinner} {pos} done, {per_sec}{msg}"));
+            bar.set_style(bar_style("{spinner} {pos} done, {rate}{msg}"));
             bar.enable_steady_tick(BAR_INTERVAL);
             bar
         });
@@ -64,7 +65,11 @@ impl Human {
 }
 
 fn bar_style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let style = ProgressStyle::with_template(template).expect("the template is a constant");
+    style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // A text can always be written to.
+        let _ = write!(out, "{:.1}/s", state.per_sec());
+    })
 }
 
 impl Report for Human {
@@ -72,7 +77,7 @@ impl Report for Human {
         self.total = Some(total);
         if let Some(bar) = &self.bar {
             bar.set_length(total);
-            bar.set_style(bar_style("{bar:30} {pos}/{len} done, {per_sec}, eta {eta}{msg}"));
+            bar.set_style(bar_style("{bar:30} {pos}/{len} done, {rate}, eta {eta}{msg}"));
         }
     }
 
@@ -124,7 +129,10 @@ fn progress_line(counts: &Counts, total: Option<u64>, elapsed: Duration) -> Stri
         && done > 0
     {
         let left = total.saturating_sub(done) as f64 / rate;
-        line.push_str(&format!(", eta {}", humantime::format_duration(Duration::from_secs(left.round() as u64))));
+        line.push_str(&format!(
+            ", eta {}",
+            humantime::format_duration(Duration::from_secs(left.round() as u64))
+        ));
     }
     line + "\n"
 }
@@ -141,7 +149,7 @@ fn text(summary: &Summary) -> String {
         parts.push(format!("{not_run} not run"));
     }
     if counts.retries > 0 {
-        parts.push(format!("{} retries", counts.retries));
+        parts.push(plural(counts.retries, "retry", "retries"));
     }
     let mut text = match parts.as_slice() {
         [] => "there was no input\n".to_owned(),
@@ -158,10 +166,15 @@ fn text(summary: &Summary) -> String {
     if counts.done() > 0 {
         let seconds = summary.elapsed.as_secs_f64();
         let rate = counts.done() as f64 / seconds.max(1e-6);
-        let plural = if summary.procs == 1 { "process" } else { "processes" };
-        text.push_str(&format!("{seconds:.2} s, {rate:.1}/s, {} {plural}\n", summary.procs));
+        let procs = plural(summary.procs as u64, "process", "processes");
+        text.push_str(&format!("{seconds:.2} s, {rate:.1}/s, {procs}\n"));
     }
     text
+}
+
+/// A number with its noun.
+pub(crate) fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn failure_line(record: &Record) -> String {
@@ -183,7 +196,9 @@ fn ending_line(ending: &Ending) -> String {
         }
         Ending::Interrupted { signal } => format!("interrupted by {}\n", signal_name(*signal)),
         Ending::PoolBroken { error } => format!("error: {error}\n"),
-        Ending::InputFailed { error } => format!("error: inputs can't be read any further: {error}\n"),
+        Ending::InputFailed { error } => {
+            format!("error: inputs can't be read any further: {error}\n")
+        }
         Ending::OutputFailed { error } => format!("error: results can't be written: {error}\n"),
         Ending::OutputClosed => "nobody reads the results any more\n".to_owned(),
     }
@@ -227,14 +242,20 @@ mod tests {
     fn failed(index: u64, error: &str) -> Record {
         let input = Input::Text(format!("in{index}").into());
         let error = Some(error.into());
-        let ended =
-            Ended { outcome: Outcome::Failed, product: Product::Nothing, error, can_retry: true, timing: None };
+        let ended = Ended {
+            outcome: Outcome::Failed,
+            product: Product::Nothing,
+            error,
+            can_retry: true,
+            timing: None,
+        };
         Record { item: Item { index, input }, ended, attempts: 1 }
     }
 
     #[test]
     fn a_summary_is_a_few_lines() {
-        let mut counts = counts(&[(Outcome::Ok, 87), (Outcome::Failed, 12), (Outcome::Cancelled, 2)]);
+        let mut counts =
+            counts(&[(Outcome::Ok, 87), (Outcome::Failed, 12), (Outcome::Cancelled, 2)]);
         counts.retries = 3;
         let summary = Summary {
             counts,
@@ -254,13 +275,24 @@ mod tests {
     }
 
     #[test]
+    fn both_forms_of_the_bar_are_well_formed() {
+        let mut human = Human::new(Style::Bar);
+        human.total(3);
+        human.settled(&counts(&[(Outcome::Ok, 1), (Outcome::Failed, 1)]));
+        assert_eq!(human.bar().unwrap().position(), 2);
+    }
+
+    #[test]
     fn progress_tells_rate_and_time_left() {
         let counts = counts(&[(Outcome::Ok, 90), (Outcome::Lost, 10)]);
         assert_eq!(
             progress_line(&counts, Some(500), Duration::from_secs(10)),
             "100/500 done, 10 failed, 10.0/s, eta 40s\n"
         );
-        assert_eq!(progress_line(&counts, None, Duration::from_secs(10)), "100 done, 10 failed, 10.0/s\n");
+        assert_eq!(
+            progress_line(&counts, None, Duration::from_secs(10)),
+            "100 done, 10 failed, 10.0/s\n"
+        );
     }
 
     #[test]

@@ -152,9 +152,18 @@ mod tests {
             duration: Duration::from_micros(250_100),
             worker_pid: Some(77),
         };
-        let ended =
-            Ended { outcome: Outcome::Ok, product, error: None, can_retry: false, timing: Some(timing) };
-        Record { item: Item { index: 3, input: Input::Text(Data::from("a.txt")) }, ended, attempts: 1 }
+        let ended = Ended {
+            outcome: Outcome::Ok,
+            product,
+            error: None,
+            can_retry: false,
+            timing: Some(timing),
+        };
+        Record {
+            item: Item { index: 3, input: Input::Text(Data::from("a.txt")) },
+            ended,
+            attempts: 1,
+        }
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(crate) enum Outcome {
     Lost,
     /// It ran longer than the time limit.
     TimedOut,
-    /// It was running when the run was stopped.
+    /// It was running when the run was stopped, or the pool broke.
     Cancelled,
     /// The input could not be read, or lacks what the task needs; nothing was started.
     Invalid,
@@ -155,7 +155,11 @@ impl Counts {
 
     /// How many of them went wrong.
     pub(crate) fn failures(&self) -> u64 {
-        Outcome::ALL.iter().filter(|outcome| outcome.is_failure()).map(|outcome| self.of(*outcome)).sum()
+        Outcome::ALL
+            .iter()
+            .filter(|outcome| outcome.is_failure())
+            .map(|outcome| self.of(*outcome))
+            .sum()
     }
 }
 

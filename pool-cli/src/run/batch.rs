@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::job::inputs::Item;
 use crate::job::plan::Request;
-use crate::report::{Counts, Ended, Outcome, Product, Record};
+use crate::report::{Counts, Ended, Record};
 
 /// The state of a run.
 #[derive(Debug)]
@@ -85,19 +85,12 @@ impl Batch {
     }
 
     /// An input that was asked for can't be used. `None` if nothing counts any more.
-    pub(crate) fn add_invalid(&mut self, item: Item, error: String) -> Option<Record> {
+    pub(crate) fn add_invalid(&mut self, item: Item, ended: Ended) -> Option<Record> {
         self.requested -= 1;
         if self.phase == Phase::Closed {
             return None;
         }
-        self.counts.add(Outcome::Invalid);
-        let ended = Ended {
-            outcome: Outcome::Invalid,
-            product: Product::Nothing,
-            error: Some(error),
-            can_retry: false,
-            timing: None,
-        };
+        self.counts.add(ended.outcome);
         Some(Record { item, ended, attempts: 0 })
     }
 
@@ -127,7 +120,8 @@ impl Batch {
     /// An attempt ended. If it was the last one for its input, here is the result.
     pub(crate) fn settle(&mut self, slot: usize, ended: Ended) -> Option<Record> {
         let mut attempt = self.slots[slot].take()?;
-        let again = ended.can_retry && attempt.number <= self.max_retries && self.phase != Phase::Closed;
+        let again =
+            ended.can_retry && attempt.number <= self.max_retries && self.phase != Phase::Closed;
         if again {
             attempt.last = Some(ended);
             self.retries.push_back(attempt);
@@ -169,7 +163,7 @@ impl Batch {
         self.slots.len() - self.free_slots()
     }
 
-    /// How many inputs were read, if all were.
+    /// How many results of each kind there are.
     pub(crate) fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -185,6 +179,7 @@ mod tests {
 
     use super::*;
     use crate::job::inputs::Input;
+    use crate::report::{Outcome, Product};
 
     fn item(index: u64) -> Item {
         Item { index, input: Input::Json(Value::from(index)) }
@@ -267,7 +262,10 @@ mod tests {
         start_all(&mut batch);
         batch.settle(0, ended(Outcome::Failed));
         batch.settle(1, ended(Outcome::Ok));
-        assert_eq!(batch.start(Intake::RetriesOnly).map(|(_, request)| request.input.clone()), Some(vec![0]));
+        assert_eq!(
+            batch.start(Intake::RetriesOnly).map(|(_, request)| request.input.clone()),
+            Some(vec![0])
+        );
         assert_eq!(batch.start(Intake::RetriesOnly), None);
         assert!(batch.start(Intake::Open).is_some());
     }
@@ -276,7 +274,7 @@ mod tests {
     fn an_invalid_input_is_a_result_that_was_never_started() {
         let mut batch = Batch::new(1, 5);
         batch.ask();
-        let record = batch.add_invalid(item(0), "no field".into()).unwrap();
+        let record = batch.add_invalid(item(0), ended(Outcome::Invalid)).unwrap();
         assert_eq!((record.attempts, record.ended.outcome), (0, Outcome::Invalid));
         batch.all_read();
         assert!(batch.is_done());

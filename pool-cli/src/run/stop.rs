@@ -11,7 +11,8 @@ impl StopRule {
     pub(crate) fn applies_to(&self, record: &Record) -> Option<StopCause> {
         let outcome = record.ended.outcome;
         let succeeded = outcome == Outcome::Ok;
-        if succeeded && self.equals.as_ref().is_some_and(|wanted| wanted.is(&record.ended.product)) {
+        if succeeded && self.equals.as_ref().is_some_and(|wanted| wanted.is(&record.ended.product))
+        {
             Some(StopCause::Equals)
         } else if succeeded && self.first_success {
             Some(StopCause::FirstSuccess)
@@ -33,10 +34,11 @@ impl Wanted {
             },
             Product::Command(output) => {
                 let printed = output.stdout.text.to_text();
-                match &self.value {
-                    Value::String(text) => printed.trim() == text.trim(),
-                    other => printed.trim() == other.to_string(),
-                }
+                let wanted = match &self.value {
+                    Value::String(text) => text.trim().to_owned(),
+                    other => other.to_string(),
+                };
+                printed.trim() == wanted
             }
         }
     }
@@ -46,7 +48,9 @@ impl Wanted {
 fn equal(left: &Value, right: &Value) -> bool {
     match (left, right) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b))
+        }
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b)))
         }
@@ -70,12 +74,16 @@ mod tests {
     }
 
     fn waits_for(value: Value, field: Option<&str>) -> StopRule {
-        StopRule { equals: Some(Wanted { field: field.map(Into::into), value }), ..StopRule::default() }
+        StopRule {
+            equals: Some(Wanted { field: field.map(Into::into), value }),
+            ..StopRule::default()
+        }
     }
 
     #[test]
     fn a_value_or_its_field_is_compared() {
-        let found = |rule: &StopRule, value| rule.applies_to(&record(Outcome::Ok, Product::Value(value)));
+        let found =
+            |rule: &StopRule, value| rule.applies_to(&record(Outcome::Ok, Product::Value(value)));
         let rule = waits_for(json!(100), None);
         assert_eq!(found(&rule, json!(100)), Some(StopCause::Equals));
         assert_eq!(found(&rule, json!(100.0)), Some(StopCause::Equals));
@@ -100,7 +108,10 @@ mod tests {
         };
         let record = |outcome| record(outcome, Product::Command(Box::new(output.clone())));
         for wanted in [json!(100), json!("100")] {
-            assert_eq!(waits_for(wanted, None).applies_to(&record(Outcome::Ok)), Some(StopCause::Equals));
+            assert_eq!(
+                waits_for(wanted, None).applies_to(&record(Outcome::Ok)),
+                Some(StopCause::Equals)
+            );
         }
         assert_eq!(waits_for(json!(100), None).applies_to(&record(Outcome::Failed)), None);
         assert_eq!(waits_for(json!(10), None).applies_to(&record(Outcome::Ok)), None);

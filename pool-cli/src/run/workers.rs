@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pool_core::{AsyncResult, Output, Pool, PoolError, TaskError};
 use pool_worker::builtin::CommandOutput;
+use pool_worker::call::{self, CALL, Reply};
 
 use super::Event;
 use crate::exit::{Exit, Failure};
@@ -45,7 +46,14 @@ struct Running {
     waker: Waker,
     start: SystemTime,
     clock: Instant,
+    worker_pid: Option<u32>,
+    /// When to look which worker runs it.
+    look_at: Option<Instant>,
 }
+
+/// An attempt that still runs after this time is looked at, so that the worker is known even if it can't say so itself, because
+/// it is killed or its task panics. Shorter ones are not worth it.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
 
 /// Tells the run that a handle has settled.
 struct Bell {
@@ -63,8 +71,13 @@ impl Wake for Bell {
 
 impl Workers {
     /// Starts the pool that the plan asks for.
-    pub(crate) fn start(plan: &Plan, procs: usize, events: Sender<Event>) -> Result<Workers, Failure> {
-        let mut builder = Pool::builder().processes(procs).max_pending(2 * procs).current_dir(&plan.folder);
+    pub(crate) fn start(
+        plan: &Plan,
+        procs: usize,
+        events: Sender<Event>,
+    ) -> Result<Workers, Failure> {
+        let mut builder =
+            Pool::builder().processes(procs).max_pending(2 * procs).current_dir(&plan.folder);
         builder = match &plan.task {
             TaskPlan::Command(_) => builder.stdout(Output::Discard).stderr(Output::Inherit),
             TaskPlan::Named(named) => {
@@ -87,6 +100,9 @@ impl Workers {
         if let Some(time) = plan.limits.timeout {
             builder = builder.task_timeout(time);
         }
+        if let Some(bytes) = plan.limits.memory_bytes {
+            builder = builder.memory_limit(bytes);
+        }
         if let Some(time) = plan.pool.start_timeout {
             builder = builder.start_timeout(time);
         }
@@ -98,7 +114,13 @@ impl Workers {
             TaskPlan::Command(_) => Kind::Command,
             TaskPlan::Named(_) => Kind::Named,
         };
-        Ok(Workers { pool, slots: (0..procs).map(|_| None).collect(), kind, events, next_ticket: 0 })
+        Ok(Workers {
+            pool,
+            slots: (0..procs).map(|_| None).collect(),
+            kind,
+            events,
+            next_ticket: 0,
+        })
     }
 
     /// Starts an attempt in a free slot. The error is that of a pool that takes no more tasks.
@@ -107,22 +129,39 @@ impl Workers {
         self.next_ticket += 1;
         let waker = Waker::from(Arc::new(Bell { slot, ticket, events: self.events.clone() }));
         let (start, clock) = (SystemTime::now(), Instant::now());
-        let handle = self
-            .pool
-            .apply_named(&request.task, request.input.clone())
-            .map_err(|error| error.to_string())?;
+        let request = call::request(&request.task, &request.input);
+        let handle = self.pool.apply_named(CALL, &request).map_err(|error| error.to_string())?;
         waker.wake_by_ref();
-        self.slots[slot] = Some(Running { handle, ticket, waker, start, clock });
+        let (worker_pid, look_at) = (None, Some(clock + LOOK_AFTER));
+        let running = Running { handle, ticket, waker, start, clock, worker_pid, look_at };
+        self.slots[slot] = Some(running);
         Ok(())
+    }
+
+    /// When [`look`](Self::look) should be called next.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.slots.iter().flatten().filter_map(|running| running.look_at).min()
+    }
+
+    /// Sees which workers run the attempts whose time has come.
+    pub(crate) fn look(&mut self, now: Instant) {
+        for running in self.slots.iter_mut().flatten() {
+            if running.look_at.is_some_and(|at| at <= now) {
+                running.look_at = None;
+                running.worker_pid = running.handle.pid();
+            }
+        }
     }
 
     /// Looks at the attempt of a ticket. `None` if it still runs, or was seen to end before.
     pub(crate) fn settled(&mut self, slot: usize, ticket: u64) -> Option<Ended> {
         let running = self.slots[slot].as_mut().filter(|running| running.ticket == ticket)?;
-        let worker_pid = running.handle.pid();
         let mut context = Context::from_waker(&running.waker);
-        let Poll::Ready(result) = Pin::new(&mut running.handle).poll(&mut context) else { return None };
-        let timing = Timing { start: running.start, duration: running.clock.elapsed(), worker_pid };
+        let Poll::Ready(result) = Pin::new(&mut running.handle).poll(&mut context) else {
+            return None;
+        };
+        let Running { start, worker_pid, .. } = *running;
+        let timing = Timing { start, duration: running.clock.elapsed(), worker_pid };
         self.slots[slot] = None;
         Some(ended(result, self.kind, timing))
     }
@@ -144,42 +183,65 @@ impl Workers {
 fn explain_build(error: PoolError) -> Failure {
     match error {
         PoolError::Os { .. } => Failure::new(Exit::OsRefused, error),
-        PoolError::InitNotCalled => Failure::new(Exit::PoolBroken, "the worker executable never joined the pool")
-            .hint("its main must call pool_worker::Host::run() before anything else"),
+        PoolError::Config(_) => Failure::new(Exit::InvalidJob, error),
+        PoolError::InitNotCalled => {
+            Failure::new(Exit::PoolBroken, "the worker executable never joined the pool")
+                .hint("its main must call pool_worker::Host::run() before anything else")
+        }
         other => Failure::new(Exit::PoolBroken, other),
     }
 }
 
+/// How an attempt ended, from what the pool says. `timing` is what was seen from here; the worker knows better, if it answered.
 fn ended(result: Result<Vec<u8>, TaskError>, kind: Kind, timing: Timing) -> Ended {
-    match result {
-        Ok(answer) => match kind {
-            Kind::Command => match serde_json::from_slice::<CommandOutput>(&answer) {
-                Ok(output) => command_ended(output),
-                Err(error) => failed(Outcome::Failed, error.to_string(), Retry::Useless, timing),
-            },
-            Kind::Named => match serde_json::from_slice(&answer) {
-                Ok(value) => Ended {
-                    outcome: Outcome::Ok,
-                    product: Product::Value(value),
-                    error: None,
-                    can_retry: false,
-                    timing: Some(timing),
-                },
-                Err(error) => {
-                    let error = format!("the worker answered something that is no JSON: {error}");
-                    failed(Outcome::Failed, error, Retry::Useless, timing)
-                }
-            },
-        },
+    let answer = match result {
+        Ok(answer) => answer,
         Err(error) => {
             let (outcome, retry) = classify(&error);
-            let text = match error {
-                TaskError::Failed(text) => text,
-                other => other.to_string(),
+            // The pool counts tasks in its own way; the result says which input it is about.
+            let (worker_pid, text) = match error {
+                TaskError::WorkerLost { pid, cause, .. } => {
+                    (Some(pid), format!("its worker (pid {pid}) {cause}"))
+                }
+                other => (timing.worker_pid, other.to_string()),
             };
-            failed(outcome, text, retry, timing)
+            return failed(outcome, text, retry, Timing { worker_pid, ..timing });
         }
+    };
+    let Some(reply) = Reply::parse(&answer) else {
+        let error = "the worker's answer makes no sense; was it built with another version?";
+        return failed(Outcome::Failed, error.into(), Retry::Useless, timing);
+    };
+    let timing = measured(reply.started_unix_ms, reply.duration_us, reply.worker_pid);
+    match reply.result {
+        Ok(value) => product(&value, kind, timing),
+        Err(error) => failed(Outcome::Failed, error, Retry::Useful, timing),
     }
+}
+
+fn measured(started_unix_ms: u64, duration_us: u64, worker_pid: u32) -> Timing {
+    Timing {
+        start: UNIX_EPOCH + Duration::from_millis(started_unix_ms),
+        duration: Duration::from_micros(duration_us),
+        worker_pid: Some(worker_pid),
+    }
+}
+
+fn product(value: &[u8], kind: Kind, timing: Timing) -> Ended {
+    let product = match kind {
+        Kind::Command => serde_json::from_slice(value).map(command_ended),
+        Kind::Named => serde_json::from_slice(value).map(|value| Ended {
+            outcome: Outcome::Ok,
+            product: Product::Value(value),
+            error: None,
+            can_retry: false,
+            timing: Some(timing),
+        }),
+    };
+    product.unwrap_or_else(|error| {
+        let error = format!("the worker answered something else than expected: {error}");
+        failed(Outcome::Failed, error, Retry::Useless, timing)
+    })
 }
 
 /// Whether another attempt could end differently.
@@ -194,9 +256,11 @@ fn classify(error: &TaskError) -> (Outcome, Retry) {
         TaskError::Failed(_) => (Outcome::Failed, Retry::Useful),
         TaskError::Panicked { .. } => (Outcome::Panicked, Retry::Useful),
         TaskError::WorkerLost { .. } => (Outcome::Lost, Retry::Useful),
-        TaskError::Quarantined { .. } | TaskError::PoolBroken(_) => (Outcome::Lost, Retry::Useless),
+        TaskError::Quarantined { .. } => (Outcome::Lost, Retry::Useless),
         TaskError::TimedOut => (Outcome::TimedOut, Retry::Useful),
-        TaskError::Cancelled | TaskError::Terminated => (Outcome::Cancelled, Retry::Useless),
+        TaskError::Cancelled | TaskError::Terminated | TaskError::PoolBroken(_) => {
+            (Outcome::Cancelled, Retry::Useless)
+        }
         // Too large, or not to be encoded: the same input gives the same again.
         _ => (Outcome::Failed, Retry::Useless),
     }
@@ -204,16 +268,18 @@ fn classify(error: &TaskError) -> (Outcome, Retry) {
 
 fn failed(outcome: Outcome, error: String, retry: Retry, timing: Timing) -> Ended {
     let can_retry = retry == Retry::Useful;
-    Ended { outcome, product: Product::Nothing, error: Some(error), can_retry, timing: Some(timing) }
+    Ended {
+        outcome,
+        product: Product::Nothing,
+        error: Some(error),
+        can_retry,
+        timing: Some(timing),
+    }
 }
 
-/// A command has measured itself.
+/// A command's own measure leaves out the wait for what it left behind.
 fn command_ended(output: CommandOutput) -> Ended {
-    let timing = Timing {
-        start: UNIX_EPOCH + Duration::from_millis(output.started_unix_ms),
-        duration: Duration::from_micros(output.duration_us),
-        worker_pid: Some(output.worker_pid),
-    };
+    let timing = measured(output.started_unix_ms, output.duration_us, output.worker_pid);
     let error = match (output.exit_code, output.signal) {
         (Some(0), _) => None,
         (Some(code), _) => Some(format!("exit code {code}")),
@@ -245,11 +311,23 @@ mod tests {
         Timing { start: UNIX_EPOCH, duration: Duration::ZERO, worker_pid: Some(1) }
     }
 
+    fn answer(value: &str) -> Vec<u8> {
+        let head = r#"{"ok":true,"started_unix_ms":5,"duration_us":7,"worker_pid":9}"#;
+        format!("{head}\n{value}").into_bytes()
+    }
+
     fn run(script: &str) -> Ended {
         let argv = format!(r#"{{"argv": ["sh", "-c", "{script}"]}}"#);
         let spec: CommandSpec = serde_json::from_str(&argv).unwrap();
-        let answer = serde_json::to_vec(&command(spec).unwrap()).unwrap();
-        ended(Ok(answer), Kind::Command, timing())
+        let output = serde_json::to_string(&command(spec).unwrap()).unwrap();
+        ended(Ok(answer(&output)), Kind::Command, timing())
+    }
+
+    #[test]
+    fn the_worker_knows_best_when_and_where_a_task_ran() {
+        let ended = ended(Ok(answer("[1]")), Kind::Named, timing());
+        assert_eq!((ended.outcome, ended.product), (Outcome::Ok, Product::Value([1].into())));
+        assert_eq!(ended.timing.unwrap(), measured(5, 7, 9));
     }
 
     #[test]
@@ -265,8 +343,10 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_no_json_fails_the_task() {
-        let ended = ended(Ok(b"oops".to_vec()), Kind::Named, timing());
-        assert_eq!((ended.outcome, ended.can_retry), (Outcome::Failed, false));
+        for answer in [b"oops".to_vec(), answer("oops")] {
+            let ended = ended(Ok(answer), Kind::Named, timing());
+            assert_eq!((ended.outcome, ended.can_retry), (Outcome::Failed, false));
+        }
     }
 
     #[test]
@@ -275,7 +355,8 @@ mod tests {
             let ended = ended(Err(error), Kind::Named, timing());
             (ended.outcome, ended.can_retry, ended.error.unwrap())
         };
-        assert_eq!(outcome(TaskError::Failed("why".into())), (Outcome::Failed, true, "why".into()));
+        let failed = outcome(TaskError::Failed("why".into()));
+        assert_eq!(failed, (Outcome::Failed, true, "the task failed: why".into()));
         assert_eq!(outcome(TaskError::TimedOut).0, Outcome::TimedOut);
         assert_eq!(outcome(TaskError::Terminated).0, Outcome::Cancelled);
         assert_eq!(outcome(TaskError::Decode("x".into())), (Outcome::Failed, false, "x".into()));

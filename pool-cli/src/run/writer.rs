@@ -75,7 +75,9 @@ fn write_all(sink: Sink, queue: &Receiver<String>, events: &Sender<Event>) -> io
             }
         };
         match &sink.bar {
-            Some(bar) => bar.suspend(|| out.write_all(line.as_bytes()).and_then(|()| out.flush()))?,
+            Some(bar) => {
+                bar.suspend(|| out.write_all(line.as_bytes()).and_then(|()| out.flush()))?
+            }
             None => out.write_all(line.as_bytes())?,
         }
         // The run may be over already.
@@ -113,7 +115,9 @@ mod tests {
         loop {
             match heard.recv().unwrap() {
                 Event::Written(bytes) => writer.written(bytes),
-                Event::WriterEnded(end) => break end.inspect(|()| assert_eq!(writer.backlog_bytes(), 0)),
+                Event::WriterEnded(end) => {
+                    break end.inspect(|()| assert_eq!(writer.backlog_bytes(), 0));
+                }
                 other => panic!("{other:?}"),
             }
         }

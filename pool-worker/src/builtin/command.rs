@@ -5,13 +5,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, ensure};
+use pool_core::die_with_parent;
 use serde::{Deserialize, Serialize};
 
 use super::capture::{Capture, Leak};
 use crate::Data;
+use crate::call::unix_ms;
 
 /// What is kept of each output stream if the spec does not say: enough for any message, too little to hurt in bulk.
 pub const DEFAULT_OUTPUT_CAP_BYTES: u64 = 1 << 20;
@@ -115,7 +117,8 @@ pub fn command(spec: CommandSpec) -> anyhow::Result<CommandOutput> {
 
     let started = Instant::now();
     let started_unix_ms = unix_ms(SystemTime::now());
-    let mut child = command.spawn().map_err(|error| explain_start(program.as_os_str(), &error))?;
+    let child = die_with_parent(&mut command).spawn();
+    let mut child = child.map_err(|error| explain_start(program.as_os_str(), &error))?;
     let capture = match attend(&mut child, spec.stdin, spec.output_cap_bytes) {
         Ok(capture) => capture,
         Err(error) => {
@@ -161,11 +164,6 @@ fn output(
         duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         worker_pid: std::process::id(),
     }
-}
-
-fn unix_ms(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn explain_start(program: &OsStr, error: &io::Error) -> anyhow::Error {

@@ -19,7 +19,7 @@ pub use trial::{Failure, SleepSpec, echo, fail, sleep};
 
 use crate::Host;
 
-/// The name under which [`command`] is offered.
+/// The name under which [`command()`] is offered.
 pub const COMMAND: &str = "command";
 
 /// A host with the built-in kinds. The `pool-worker` executable is this and nothing else.

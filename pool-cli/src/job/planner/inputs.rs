@@ -41,15 +41,24 @@ impl Given {
 
 impl Planner<'_> {
     /// The inputs, and what their records look like.
-    pub(super) fn inputs(&mut self, section: Option<Spanned<InputsSection>>) -> Option<(InputsPlan, Shape)> {
+    pub(super) fn inputs(
+        &mut self,
+        section: Option<Spanned<InputsSection>>,
+    ) -> Option<(InputsPlan, Shape)> {
         let Some(section) = section else {
-            self.problem(Problem::new("the section [inputs] is missing").hint(format!("give it {SOURCES}")));
+            self.missing(
+                "",
+                Problem::new("the section [inputs] is missing").hint(format!("give it {SOURCES}")),
+            );
             return None;
         };
         let at = section.span();
-        let InputsSection { values, range, lines, glob, exclude, jsonl, csv } = section.into_inner();
+        let InputsSection { values, range, lines, glob, exclude, jsonl, csv } =
+            section.into_inner();
         if let (Some(exclude), None) = (&exclude, &glob) {
-            self.problem(Problem::at(exclude.span(), "`exclude` is for `glob` only").hint("leave it out"));
+            self.problem(
+                Problem::at(exclude.span(), "`exclude` is for `glob` only").hint("leave it out"),
+            );
         }
         let given = [
             values.map(Given::Values),
@@ -74,18 +83,27 @@ impl Planner<'_> {
             return None;
         }
         if given.is_empty() {
-            self.problem(Problem::at(at, "[inputs] has no source").hint(format!("give it {SOURCES}")));
+            self.missing(
+                "inputs",
+                Problem::at(at, "[inputs] has no source").hint(format!("give it {SOURCES}")),
+            );
         }
         given.pop()
     }
 
-    fn source(&mut self, given: Given, exclude: Option<&Spanned<OneOrMany>>) -> Option<(Source, Shape)> {
+    fn source(
+        &mut self,
+        given: Given,
+        exclude: Option<&Spanned<OneOrMany>>,
+    ) -> Option<(Source, Shape)> {
         Some(match given {
             Given::Values(values) => {
                 let values = values.into_inner().into_iter();
-                let list: Vec<Value> =
-                    values.map(|value| self.json(value.get_ref(), value.span())).collect::<Option<_>>()?;
-                let shape = if list.iter().any(Value::is_object) { Shape::Unknown } else { Shape::Text };
+                let list: Vec<Value> = values
+                    .map(|value| self.json(value.get_ref(), value.span()))
+                    .collect::<Option<_>>()?;
+                let shape =
+                    if list.iter().any(Value::is_object) { Shape::Unknown } else { Shape::Text };
                 (Source::Values(list), shape)
             }
             Given::Range(range) => {
@@ -109,7 +127,9 @@ impl Planner<'_> {
         match File::open(&full).and_then(|file| file.metadata()) {
             Ok(meta) if meta.is_dir() => {
                 let message = format!("`{}` is a folder", full.display());
-                self.problem(Problem::at(path.span(), message).hint("use `glob` for the files in it"));
+                self.problem(
+                    Problem::at(path.span(), message).hint("use `glob` for the files in it"),
+                );
                 None
             }
             Ok(_) => Some(Origin::File(full)),
@@ -127,7 +147,10 @@ impl Planner<'_> {
             Origin::File(_) => match inputs::csv_columns(&origin) {
                 Ok(columns) => Shape::Columns(columns),
                 Err(error) => {
-                    self.problem(Problem::at(path.span(), format!("its header can't be read: {error}")));
+                    self.problem(Problem::at(
+                        path.span(),
+                        format!("its header can't be read: {error}"),
+                    ));
                     return None;
                 }
             },
@@ -135,7 +158,11 @@ impl Planner<'_> {
         Some((Source::Csv(origin), shape))
     }
 
-    fn glob(&mut self, glob: &Spanned<OneOrMany>, exclude: Option<&Spanned<OneOrMany>>) -> Option<Glob> {
+    fn glob(
+        &mut self,
+        glob: &Spanned<OneOrMany>,
+        exclude: Option<&Spanned<OneOrMany>>,
+    ) -> Option<Glob> {
         let texts = |list: &Spanned<OneOrMany>| -> Vec<String> {
             list.get_ref().0.iter().map(|text| text.get_ref().clone()).collect()
         };

@@ -3,6 +3,7 @@
 mod inputs;
 mod task;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZero;
 use std::ops::Range;
@@ -13,7 +14,8 @@ use std::time::Duration;
 use serde_json::Value;
 use toml::Spanned;
 
-use super::file::{JobFile, LimitsSection, OutputSection, StopOn, StopSection};
+use super::file::{OutputSection, StopOn, StopSection};
+use super::parse::Parsed;
 use super::placeholders::{Shape, Template};
 use super::plan::{Limits, OutputPlan, Plan, PoolPlan, StopRule, TaskPlan, Wanted};
 use super::source::{Problem, Source, suggest};
@@ -31,17 +33,22 @@ pub(crate) struct Folders {
 
 /// Turns a job file into a plan, if there is no problem.
 pub(crate) fn plan(
-    file: JobFile,
-    problems: Vec<Problem>,
+    parsed: Parsed,
     source: &Source,
     folders: Folders,
 ) -> Result<Plan, Vec<Problem>> {
-    let mut planner = Planner { source, folder: folders.job, cwd: folders.user, problems };
+    let Parsed { file, problems, incomplete } = parsed;
+    let mut planner =
+        Planner { source, folder: folders.job, cwd: folders.user, problems, incomplete };
     let inputs = planner.inputs(file.inputs);
     let shape = inputs.as_ref().map_or(Shape::Unknown, |(_, shape)| shape.clone());
     let task = planner.task(file.task, &shape, &file.limits);
     let is_command = matches!(task, Some(TaskPlan::Command(_)));
-    let limits = planner.limits(&file.limits);
+    let limits = Limits {
+        timeout: file.limits.timeout.map(|time| time.0),
+        retries: file.limits.retries.unwrap_or(0),
+        memory_bytes: file.limits.memory.map(|size| size.0),
+    };
     let stop = planner.stop(file.stop, is_command);
     let output = planner.output(file.output);
     let pool = PoolPlan {
@@ -69,11 +76,19 @@ struct Planner<'a> {
     folder: PathBuf,
     cwd: PathBuf,
     problems: Vec<Problem>,
+    incomplete: BTreeSet<String>,
 }
 
 impl Planner<'_> {
     fn problem(&mut self, problem: Problem) {
         self.problems.push(problem);
+    }
+
+    /// Something is missing in a section (`""`: in the file). It may be there and be wrong; then that has been told.
+    fn missing(&mut self, section: &str, problem: Problem) {
+        if !self.incomplete.contains(section) {
+            self.problems.push(problem);
+        }
     }
 
     /// Paths in the file are relative to it, paths on the command line to where the user is.
@@ -106,18 +121,11 @@ impl Planner<'_> {
     fn json(&mut self, value: &toml::Value, span: Range<usize>) -> Option<Value> {
         let json = to_json(value);
         if json.is_none() {
-            self.problem(Problem::at(span, "there is no infinity and no nan in JSON").hint("use a text"));
+            self.problem(
+                Problem::at(span, "there is no infinity and no nan in JSON").hint("use a text"),
+            );
         }
         json
-    }
-
-    fn limits(&mut self, section: &LimitsSection) -> Limits {
-        if let Some(memory) = &section.memory {
-            let message = "`memory` is not supported yet";
-            let hint = "leave it out, or limit the whole command, for example with `ulimit -v`";
-            self.problem(Problem::at(memory.span(), message).hint(hint));
-        }
-        Limits { timeout: section.timeout.map(|time| time.0), retries: section.retries.unwrap_or(0) }
     }
 
     fn stop(&mut self, section: Option<Spanned<StopSection>>, is_command: bool) -> StopRule {
@@ -127,17 +135,21 @@ impl Planner<'_> {
         if let Some(field) = &field {
             if equals.is_none() {
                 let hint = "add `equals`: the value to wait for";
-                self.problem(Problem::at(field.span(), "`field` needs `equals`").hint(hint));
+                self.missing(
+                    "stop",
+                    Problem::at(field.span(), "`field` needs `equals`").hint(hint),
+                );
             }
             if is_command {
                 let message = "`field` does not go with a `command`";
-                let hint = "what a command prints is compared as a whole, without the space around it";
+                let hint =
+                    "what a command prints is compared as a whole, without the space around it";
                 self.problem(Problem::at(field.span(), message).hint(hint));
             }
         }
         if equals.is_none() && field.is_none() && on.is_none() {
             let hint = "give it `equals = ..` or `on = \"first-success\"`, or leave [stop] out";
-            self.problem(Problem::at(at, "[stop] says nothing").hint(hint));
+            self.missing("stop", Problem::at(at, "[stop] says nothing").hint(hint));
         }
         let equals = equals.and_then(|equals| {
             let value = self.json(equals.get_ref(), equals.span())?;
@@ -202,6 +214,3 @@ fn to_json(value: &toml::Value) -> Option<Value> {
         }
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -24,9 +24,10 @@ impl Planner<'_> {
         shape: &Shape,
         limits: &LimitsSection,
     ) -> Option<TaskPlan> {
-        const HINT: &str = "give it `command = [..]`, or `task = \"..\"` with the `worker` that has it";
+        const HINT: &str =
+            "give it `command = [..]`, or `task = \"..\"` with the `worker` that has it";
         let Some(section) = section else {
-            self.problem(Problem::new("the section [task] is missing").hint(HINT));
+            self.missing("", Problem::new("the section [task] is missing").hint(HINT));
             return None;
         };
         let at = section.span();
@@ -40,7 +41,10 @@ impl Planner<'_> {
                 None
             }
             (None, None) => {
-                self.problem(Problem::at(at, "[task] has neither a `command` nor a `task`").hint(HINT));
+                self.missing(
+                    "task",
+                    Problem::at(at, "[task] has neither a `command` nor a `task`").hint(HINT),
+                );
                 None
             }
         }
@@ -55,11 +59,16 @@ impl Planner<'_> {
         let TaskSection { command, worker, task: _, args, cwd, env, stdin, stderr } = section;
         self.not_with_a_command("worker", worker.map(|at| at.span()), "it is for a `task`");
         self.not_with_a_command("args", args.map(|at| at.span()), "write them into the command");
-        self.not_with_a_command("stderr", stderr.map(|at| at.span()), "a command's is part of its result");
+        self.not_with_a_command(
+            "stderr",
+            stderr.map(|at| at.span()),
+            "a command's is part of its result",
+        );
         let command = command?;
         let at = command.span();
         let words = command.into_inner();
-        let argv: Vec<Option<Template>> = words.iter().map(|word| self.template(word, shape)).collect();
+        let argv: Vec<Option<Template>> =
+            words.iter().map(|word| self.template(word, shape)).collect();
         if argv.is_empty() {
             self.problem(Problem::at(at, "the command is empty").hint("name the program first"));
         }
@@ -71,7 +80,8 @@ impl Planner<'_> {
         if let (Some(Some(program)), Some(word)) = (argv.first(), words.first()) {
             self.program_is_there(program, word.span(), cwd.as_ref(), own_path);
         }
-        let cap = limits.output_cap.as_ref().map_or(DEFAULT_OUTPUT_CAP_BYTES, |cap| cap.get_ref().0);
+        let cap =
+            limits.output_cap.as_ref().map_or(DEFAULT_OUTPUT_CAP_BYTES, |cap| cap.get_ref().0);
         Some(CommandPlan {
             argv: argv.into_iter().collect::<Option<_>>()?,
             cwd,
@@ -120,7 +130,9 @@ impl Planner<'_> {
             let full = self.folder.join(cwd).join(program);
             if !is_executable(&full) {
                 let message = format!("`{}` is not there, or not executable", full.display());
-                self.problem(Problem::at(at, message).hint("a path is relative to `cwd`").missing());
+                self.problem(
+                    Problem::at(at, message).hint("a path is relative to `cwd`").missing(),
+                );
             }
             return;
         }
@@ -145,12 +157,15 @@ impl Planner<'_> {
         }
         if let Some(cap) = &limits.output_cap {
             let message = "`output_cap` does not go with a `task`";
-            self.problem(Problem::at(cap.span(), message).hint("it is for what a `command` prints"));
+            self.problem(
+                Problem::at(cap.span(), message).hint("it is for what a `command` prints"),
+            );
         }
         let task = task?;
         let cwd = cwd.and_then(|cwd| Some((self.constant("cwd", &cwd)?, cwd.span())));
         let cwd = cwd.map(|(cwd, at)| self.folder_is_there(&cwd, at));
-        let env = env.iter().map(|(name, value)| Some((name.clone(), self.constant("env", value)?)));
+        let env =
+            env.iter().map(|(name, value)| Some((name.clone(), self.constant("env", value)?)));
         let env: Vec<Option<_>> = env.collect();
         let args = args.map(|args| self.args(&args, shape));
         let worker = match worker {
@@ -186,7 +201,9 @@ impl Planner<'_> {
     fn worker(&mut self, worker: &Spanned<String>, task: &Spanned<String>) -> Option<PathBuf> {
         let full = self.base(&worker.span()).join(worker.get_ref());
         if let Err(error) = std::fs::metadata(&full) {
-            self.problem(unreadable(worker.span(), &full, &error).hint("build it, or correct the path"));
+            self.problem(
+                unreadable(worker.span(), &full, &error).hint("build it, or correct the path"),
+            );
             return None;
         }
         match host::ask(&full) {
