@@ -5,11 +5,12 @@
 //! |---|---|
 //! | `apply_async` | tasks |
 //! | `map` | items |
-//! | `round_trip` | calls |
+//! | `round_trip_apart`, `round_trip_together` | calls; caller and workers on two cores, or all on one |
 //! | `start`, `idle_memory` | workers |
 //! | `terminate` | workers |
 //! | `program_500` | tasks, at least 101 |
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
+#![expect(unsafe_code, reason = "processes are bound to cores, which std can't do")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use pool_core::{Pool, WorkerState};
+use pool_core::{Pool, WorkerInfo, WorkerState};
 
 /// Two workers where throughput and delay are measured: what the machine has cores for.
 const WORKERS: usize = 2;
@@ -59,7 +60,8 @@ fn measure(measurement: &str, size: usize) -> anyhow::Result<String> {
     match measurement {
         "apply_async" => apply_async(size),
         "map" => map(size),
-        "round_trip" => round_trip(size),
+        "round_trip_apart" => round_trip(size, Placement::Apart),
+        "round_trip_together" => round_trip(size, Placement::Together),
         "start" => start(size),
         "terminate" => terminate(size),
         "idle_memory" => idle_memory(size),
@@ -97,10 +99,33 @@ fn map(items: usize) -> anyhow::Result<String> {
     Ok(format!(r#"{{"per_s": {}}}"#, items as f64 / elapsed.as_secs_f64()))
 }
 
+/// Where caller and worker run. Left to the kernel, a pair of processes that wait for each other settles now on one core, now on two,
+/// and one takes five times as long as the other: figures could not be compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Placement {
+    Apart,
+    Together,
+}
+
 /// `apply` back to back, beside bytes that go to another process and back over a bare socket.
-fn round_trip(calls: usize) -> anyhow::Result<String> {
+fn round_trip(calls: usize, placement: Placement) -> anyhow::Result<String> {
+    let cores = cores()?;
+    let (Some(&here), Some(&there)) = (cores.first(), cores.last()) else {
+        bail!("no core to run on")
+    };
+    if placement == Placement::Together {
+        bind(0, here)?; // everything that is started from here inherits it
+    } else if here == there {
+        bail!("there is only one core");
+    }
     let pool = Pool::new(WORKERS)?;
     let (mut socket, mut child) = start_pong()?;
+    if placement == Placement::Apart {
+        bind(0, here)?;
+        let others =
+            pool.workers().iter().map(WorkerInfo::pid).chain([child.id()]).collect::<Vec<_>>();
+        others.into_iter().try_for_each(|pid| bind(pid, there))?;
+    }
     let mut ping = || -> anyhow::Result<()> {
         let mut bytes = [7; PING_BYTES];
         socket.write_all(&bytes)?;
@@ -142,6 +167,31 @@ fn timed(
 
 fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
     sorted[(sorted.len() - 1) * percent / 100].as_secs_f64() * 1e6
+}
+
+/// The cores that this process may use.
+fn cores() -> anyhow::Result<Vec<usize>> {
+    // SAFETY: a set of cores is plain bits, zero is one, and the kernel fills it up to the size given.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        Ok((0..libc::CPU_SETSIZE as usize).filter(|&core| libc::CPU_ISSET(core, &set)).collect())
+    }
+}
+
+/// Binds the main thread of a process, or with 0 this thread, to one core.
+fn bind(pid: u32, core: usize) -> anyhow::Result<()> {
+    // SAFETY: as above; the kernel only reads the set.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        if libc::sched_setaffinity(i32::try_from(pid)?, size_of::<libc::cpu_set_t>(), &set) != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+    }
+    Ok(())
 }
 
 fn start_pong() -> anyhow::Result<(UnixStream, Child)> {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use super::Shared;
 use super::core::{Effects, TaskSlot};
-use super::{Shared, service};
 use crate::backend::process::link::Reading;
 use crate::ids::{TaskKey, WorkerKey};
+use crate::sched::Worker;
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, wait_either};
 use crate::sys::socket::Stream;
@@ -47,6 +48,8 @@ impl Shared {
         {
             self.attend(worker, &stream, slot, (&bell, &waker), deadline);
             self.end_to_attend(worker, &stream);
+        } else {
+            self.unpark(key, slot);
         }
         slot.wait(deadline)
     }
@@ -63,8 +66,10 @@ impl Shared {
         }
         let (worker, _) = core.sched.lease_of(key)?;
         let link = core.link_mut(worker)?;
-        if link.reading != Reading::Watched || self.watch.remove(link.stream.as_fd()).is_err() {
-            return None;
+        match link.reading {
+            Reading::Watched => self.watch.remove(link.stream.as_fd()).ok()?,
+            Reading::Parked => {}
+            Reading::Attended | Reading::Ended => return None,
         }
         link.reading = Reading::Attended;
         Some((worker, Arc::clone(&link.stream)))
@@ -114,14 +119,24 @@ impl Shared {
 
     fn end_to_attend(&self, worker: WorkerKey, stream: &Arc<Stream>) {
         let mut core = self.lock();
+        let busy = core.sched.worker(worker).is_some_and(Worker::is_busy);
         let Some(link) = core.link_mut(worker) else { return };
         if !Arc::ptr_eq(&link.stream, stream) || link.reading != Reading::Attended {
             return;
         }
-        // a stream that has ended is reported at once, and the pool's thread sees to it
-        if self.watch.add(stream.as_fd(), service::reply_token(worker)).is_err() {
-            return;
+        link.reading = Reading::Parked;
+        if busy {
+            core.unpark(worker);
         }
-        link.reading = Reading::Watched;
+    }
+
+    /// This thread does not read the worker's replies, so the pool's thread has to.
+    fn unpark(&self, key: TaskKey, slot: &Arc<TaskSlot>) {
+        let mut core = self.lock();
+        if core.is_task(key, slot)
+            && let Some((worker, _)) = core.sched.lease_of(key)
+        {
+            core.unpark(worker);
+        }
     }
 }

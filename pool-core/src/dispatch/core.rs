@@ -56,6 +56,8 @@ pub(crate) struct Request {
     pub(crate) items: u32,
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
+    /// The caller waits for the result next, and reads the worker's replies itself.
+    pub(crate) awaited: bool,
     pub(crate) slot: Arc<TaskSlot>,
 }
 
@@ -127,6 +129,8 @@ pub(crate) struct Core {
     /// Until when the pool's thread sleeps, at most.
     pub(super) sleeps_until: u64,
     pub(super) phase: Phase,
+    /// The task that is being submitted will be attended: a parked worker may stay so.
+    pub(super) attended_next: bool,
     pub(super) image: Option<[u64; 4]>,
     pub(super) oom_kills: Option<u64>,
 }
@@ -156,6 +160,7 @@ impl Core {
             next_limit_check: u64::MAX,
             sleeps_until: u64::MAX,
             phase: Phase::Running,
+            attended_next: false,
             image: is_copy.then(|| process::image_id().ok()).flatten(),
             oom_kills: process::oom_kills(),
         }
@@ -192,7 +197,9 @@ impl Core {
         let key = self.sched.submit(spec, now, &mut self.actions);
         put(&mut self.bodies, key.index(), body);
         if !self.actions.is_empty() {
+            self.attended_next = request.awaited;
             self.perform(now, effects);
+            self.attended_next = false;
         }
         key
     }

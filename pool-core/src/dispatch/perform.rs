@@ -1,7 +1,12 @@
 //! Does what the scheduler wants.
 
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
 use super::Outcome;
 use super::core::{Core, Effects, Payload, SpawnRequest};
+use super::service::reply_token;
+use crate::backend::process::link::Reading;
 use crate::error::{ExitCause, TaskError, TaskInfo};
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
@@ -81,10 +86,24 @@ impl Core {
     }
 
     pub(super) fn flush(&mut self, worker: WorkerKey, now: u64) {
+        if !self.attended_next {
+            self.unpark(worker);
+        }
         let Some(link) = self.link_mut(worker) else { return };
         if link.flush() == Err(Unsent::Blocked) {
             link.violated = true;
             self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
+        }
+    }
+
+    /// Has the replies of a worker read by the pool's thread, unless somebody else reads them.
+    pub(super) fn unpark(&mut self, worker: WorkerKey) {
+        let watch = Arc::clone(&self.watch);
+        if let Some(link) = self.link_mut(worker)
+            && link.reading == Reading::Parked
+            && watch.add(link.stream.as_fd(), reply_token(worker)).is_ok()
+        {
+            link.reading = Reading::Watched;
         }
     }
 

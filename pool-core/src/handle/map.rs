@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{AsyncResult, deadline};
 use crate::error::TaskError;
-
-/// A chunk's results, one outcome per item.
-pub(crate) type Chunk<R> = Vec<Result<R, TaskError>>;
+use crate::task::chunk::Chunk;
 
 /// The results of [`map_async`](crate::Pool::map_async), in the order of the input, as soon as all are there.
 ///
@@ -28,15 +26,14 @@ pub(crate) type Chunk<R> = Vec<Result<R, TaskError>>;
 #[must_use = "dropping it detaches the tasks; use `drop` to say so"]
 pub struct MapResult<R> {
     chunks: Vec<(AsyncResult<Chunk<R>>, usize)>,
-    /// For the future: how many have been awaited.
-    awaited: Vec<Result<R, TaskError>>,
-    next: usize,
+    /// For the future: what has been awaited.
+    awaited: Vec<Chunk<R>>,
 }
 
 impl<R> MapResult<R> {
     /// Handles with the number of their items.
     pub(crate) fn new(chunks: Vec<(AsyncResult<Chunk<R>>, usize)>) -> Self {
-        MapResult { chunks, awaited: Vec::new(), next: 0 }
+        MapResult { chunks, awaited: Vec::new() }
     }
 
     /// Waits for all results. All items are run, also after one has failed.
@@ -44,18 +41,22 @@ impl<R> MapResult<R> {
     /// # Errors
     /// The error of the first item, in the order of the input, that has no result.
     pub fn get(self) -> Result<Vec<R>, TaskError> {
-        self.get_each().into_iter().collect()
+        join(self.take_chunks())
     }
 
     /// Waits for all items and gives an outcome for each. A worker that dies takes the results of the chunk with it that it was
     /// working on: all items of that chunk then have the same error.
     #[must_use]
     pub fn get_each(self) -> Vec<Result<R, TaskError>> {
-        let mut results = self.awaited;
-        for (chunk, items) in self.chunks.into_iter().skip(self.next) {
-            append(chunk.get(), items, &mut results);
+        self.take_chunks().into_iter().flat_map(Chunk::into_outcomes).collect()
+    }
+
+    fn take_chunks(self) -> Vec<Chunk<R>> {
+        let MapResult { chunks, awaited: mut taken } = self;
+        for (chunk, items) in chunks.into_iter().skip(taken.len()) {
+            taken.push(outcome(chunk.get(), items));
         }
-        results
+        taken
     }
 
     /// Waits until all items have a result or have failed.
@@ -83,16 +84,23 @@ impl<R> MapResult<R> {
     }
 }
 
-/// The outcomes of a chunk's items; if the chunk as a whole has failed, so has each of them.
-pub(crate) fn append<R>(
-    chunk: Result<Chunk<R>, TaskError>,
-    items: usize,
-    results: &mut impl Extend<Result<R, TaskError>>,
-) {
-    match chunk {
-        Ok(chunk) => results.extend(chunk),
-        Err(error) => results.extend((0..items).map(|_| Err(error.clone()))),
+/// If the chunk as a whole has failed, so has each of its items.
+pub(crate) fn outcome<R>(chunk: Result<Chunk<R>, TaskError>, items: usize) -> Chunk<R> {
+    chunk.unwrap_or_else(|error| Chunk::failed(items, &error))
+}
+
+/// All values, or the first error.
+fn join<R>(chunks: Vec<Chunk<R>>) -> Result<Vec<R>, TaskError> {
+    let mut all = Vec::new();
+    for chunk in chunks {
+        let mut values = chunk.into_values()?;
+        if all.is_empty() {
+            all = values;
+        } else {
+            all.append(&mut values);
+        }
     }
+    Ok(all)
 }
 
 impl<R: Unpin> Future for MapResult<R> {
@@ -100,12 +108,11 @@ impl<R: Unpin> Future for MapResult<R> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        while let Some((chunk, items)) = this.chunks.get_mut(this.next) {
-            let Poll::Ready(outcome) = Pin::new(chunk).poll(context) else { return Poll::Pending };
-            append(outcome, *items, &mut this.awaited);
-            this.next += 1;
+        while let Some((chunk, items)) = this.chunks.get_mut(this.awaited.len()) {
+            let Poll::Ready(ready) = Pin::new(chunk).poll(context) else { return Poll::Pending };
+            this.awaited.push(outcome(ready, *items));
         }
-        Poll::Ready(std::mem::take(&mut this.awaited).into_iter().collect())
+        Poll::Ready(join(std::mem::take(&mut this.awaited)))
     }
 }
 

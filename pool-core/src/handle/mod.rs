@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 pub use map::MapResult;
-pub(crate) use map::append as append_chunk;
+pub(crate) use map::outcome as chunk_outcome;
 pub(crate) use wait::CompletionQueue;
 pub use wait::{AsCompleted, as_completed, wait_all, wait_any, wait_any_timeout};
 

@@ -46,6 +46,8 @@ pub(super) struct Options {
     pub(super) retries: Option<u32>,
     pub(super) chunk_size: Option<NonZero<usize>>,
     pub(super) window: Option<NonZero<usize>>,
+    /// The caller waits for the result next.
+    awaited: bool,
 }
 
 impl Pool {
@@ -99,7 +101,8 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        match self.apply_async(args) {
+        let options = Options { awaited: true, ..self.options };
+        match (Call { options, ..*self }).apply_async(args) {
             Ok(handle) => handle.get(),
             Err(SubmitError::Closed) => Err(TaskError::Terminated),
             Err(SubmitError::Broken(reason)) => Err(TaskError::PoolBroken(reason)),
@@ -301,6 +304,7 @@ impl Pool {
             items: u32::try_from(items).unwrap_or(u32::MAX),
             retries: options.retries.unwrap_or(self.shared.settings.retries),
             timeout: options.timeout.or(self.shared.settings.task_timeout),
+            awaited: options.awaited,
             slot: Arc::clone(&slot),
         };
         let key = self.shared.submit(request, may_wait == MayWait::Yes)?;

@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::call::{Function, Options};
 use crate::error::{SubmitError, TaskError};
-use crate::handle::{AsyncResult, CompletionQueue, append_chunk};
+use crate::handle::{AsyncResult, CompletionQueue, chunk_outcome};
 use crate::limits::IMAP_AHEAD_PER_WORKER;
 use crate::task::TaskFn;
 use crate::task::callee::Callee;
-use crate::task::entry;
+use crate::task::chunk::{self, Chunk};
 
 impl Pool {
     /// Calls the function for each item; an iterator over the results in the order of the input.
@@ -57,7 +57,7 @@ impl Pool {
     }
 }
 
-type ChunkHandle<R> = AsyncResult<Vec<Result<R, TaskError>>>;
+type ChunkHandle<R> = AsyncResult<Chunk<R>>;
 
 /// The input side of both: reads and submits, never more than the window.
 struct Feeder<'pool, R, I: Iterator> {
@@ -97,7 +97,7 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
             pool,
             items,
             exhausted: false,
-            function: Function::of::<F>(Callee::of(entry::chunk::<F, (A,), Kind>)),
+            function: Function::of::<F>(Callee::of(chunk::run::<F, (A,), Kind>)),
             options,
             chunk_size: chunk_size.min(window),
             window,
@@ -138,12 +138,12 @@ where
     R: DeserializeOwned,
     I: Iterator<Item = A>,
 {
-    let chunk: Vec<(A,)> = items.take(size).map(|item| (item,)).collect();
-    if chunk.is_empty() {
+    let input: Vec<(A,)> = items.take(size).map(|item| (item,)).collect();
+    if input.is_empty() {
         return None;
     }
-    let task = pool.submit(function, &chunk, chunk.len(), options);
-    Some(task.map(|task| (AsyncResult::new(task, entry::decode_items::<R>), chunk.len())))
+    let task = pool.submit(function, &input, input.len(), options);
+    Some(task.map(|task| (AsyncResult::new(task, chunk::decode::<R>), input.len())))
 }
 
 fn refused(error: SubmitError) -> TaskError {
@@ -188,7 +188,7 @@ impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
         if self.ready.is_empty()
             && let Some((task, items)) = self.tasks.pop_front()
         {
-            append_chunk(task.get(), items, &mut self.ready);
+            self.ready.extend(chunk_outcome(task.get(), items).into_outcomes());
         }
         if let Some(result) = self.ready.pop_front() {
             self.feeder.ahead -= 1;
@@ -257,7 +257,7 @@ impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
             && let Some(token) = self.completed.pop(None)
             && let Some((task, items)) = self.tasks.remove(&token)
         {
-            append_chunk(task.get(), items, &mut self.ready);
+            self.ready.extend(chunk_outcome(task.get(), items).into_outcomes());
         }
         if let Some(result) = self.ready.pop_front() {
             self.feeder.ahead -= 1;

@@ -12,7 +12,7 @@ use crate::handle::{AsyncResult, MapResult};
 use crate::limits::{CHUNKS_PER_WORKER, MAX_CHUNK};
 use crate::task::TaskFn;
 use crate::task::callee::Callee;
-use crate::task::entry;
+use crate::task::chunk::{self, Chunk};
 
 impl Pool {
     /// Calls the function for each item and gives the results in the order of the input. Blocks until all are there.
@@ -103,7 +103,7 @@ impl Pool {
     {
         // asked first, so that a closed pool is told also for an empty input
         self.shared().check_open()?;
-        let function = Function::of::<F>(Callee::of(entry::chunk::<F, Args, Kind>));
+        let function = Function::of::<F>(Callee::of(chunk::run::<F, Args, Kind>));
         let mut handles = Vec::new();
         match (options.chunk_size, items.size_hint()) {
             (Some(size), _) => {
@@ -140,26 +140,25 @@ impl Pool {
         Ok(MapResult::new(handles))
     }
 
-    #[expect(clippy::type_complexity, reason = "handles with the number of their items")]
     fn submit_each<F, Args, Kind>(
         &self,
         function: &Function,
         items: &mut impl Iterator<Item = Args>,
         size: NonZero<usize>,
         options: &Options,
-        handles: &mut Vec<(AsyncResult<Vec<Result<F::Output, TaskError>>>, usize)>,
+        handles: &mut Vec<(AsyncResult<Chunk<F::Output>>, usize)>,
     ) -> Result<(), SubmitError>
     where
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
         loop {
-            let chunk: Vec<Args> = items.take(size.get()).collect();
-            if chunk.is_empty() {
+            let input: Vec<Args> = items.take(size.get()).collect();
+            if input.is_empty() {
                 return Ok(());
             }
-            let task = self.submit(function, &chunk, chunk.len(), options)?;
-            handles.push((AsyncResult::new(task, entry::decode_items::<F::Output>), chunk.len()));
+            let task = self.submit(function, &input, input.len(), options)?;
+            handles.push((AsyncResult::new(task, chunk::decode::<F::Output>), input.len()));
         }
     }
 

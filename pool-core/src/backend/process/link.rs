@@ -45,6 +45,8 @@ pub(crate) enum Reading {
     Watched,
     /// A thread that waits for one of them.
     Attended,
+    /// Nobody: it has no tasks, and the next one may be waited for by a thread again. Spares calls back to back from telling the kernel each time.
+    Parked,
     /// Nobody: the stream has ended.
     Ended,
 }

@@ -1,0 +1,189 @@
+//! A chunk of a map: one task that calls its function for each of several items, each with an outcome of its own.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::callee::instance;
+use super::entry::{Fault, Output, decode_args, decode_error, failed, unencodable};
+use super::{TaskFn, panics};
+use crate::codec::{self, Unencodable};
+use crate::error::TaskError;
+
+/// The outcomes of a chunk. Nearly always all items have a value, so what they cost is the values alone.
+#[derive(Debug)]
+pub(crate) struct Chunk<R> {
+    values: Vec<R>,
+    /// Which items have none, counted from 0, in order.
+    faults: Vec<(u64, TaskError)>,
+}
+
+impl<R> Chunk<R> {
+    /// A chunk that has failed as a whole.
+    pub(crate) fn failed(items: usize, error: &TaskError) -> Chunk<R> {
+        let faults = (0..items as u64).map(|item| (item, error.clone())).collect();
+        Chunk { values: Vec::new(), faults }
+    }
+
+    /// The values, or the error of the first item that has none.
+    pub(crate) fn into_values(self) -> Result<Vec<R>, TaskError> {
+        match self.faults.into_iter().next() {
+            None => Ok(self.values),
+            Some((_, error)) => Err(error),
+        }
+    }
+
+    /// One outcome per item, in order.
+    pub(crate) fn into_outcomes(self) -> impl Iterator<Item = Result<R, TaskError>> {
+        let mut values = self.values.into_iter();
+        let mut faults = VecDeque::from(self.faults);
+        (0..).map_while(move |item| match faults.front() {
+            Some((at, _)) if *at == item => faults.pop_front().map(|(_, error)| Err(error)),
+            _ => values.next().map(Ok),
+        })
+    }
+}
+
+/// The entry point of a chunk. Travels as the faults with their items, then the values.
+pub(crate) fn run<F, Args, Kind>(input: &[u8], out: &mut Output<'_>) -> Result<(), Fault>
+where
+    F: TaskFn<Args, Kind>,
+    Args: DeserializeOwned + 'static,
+{
+    let items = decode_args::<F, Vec<Args>>(input)?;
+    let mut values: Vec<F::Output> = Vec::with_capacity(items.len());
+    let mut faults = Vec::new();
+    let mut items = items.into_iter();
+    // one unwinding boundary around many calls: a panic costs its item, and the loop goes on behind it
+    while items.len() > 0 {
+        let calls = || {
+            for args in items.by_ref() {
+                match instance::<F>().call(args) {
+                    Ok(value) => values.push(value),
+                    Err(error) => {
+                        faults.push(((values.len() + faults.len()) as u64, failed(error)))
+                    }
+                }
+            }
+        };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(calls)) {
+            let fault = Fault::Panicked(panics::take(payload.as_ref()));
+            // a payload whose drop panics must not end the worker
+            std::mem::forget(payload);
+            faults.push(((values.len() + faults.len()) as u64, fault));
+        }
+    }
+    encode(values, faults, out)
+}
+
+fn encode<R: Serialize>(
+    values: Vec<R>,
+    faults: Vec<(u64, Fault)>,
+    out: &mut Output<'_>,
+) -> Result<(), Fault> {
+    out.bytes.reserve(size_of_val(values.as_slice()) + 16);
+    match codec::encode(&(&faults, &values), out.bytes, out.limit) {
+        Ok(()) => Ok(()),
+        Err(Unencodable::TooLarge(size)) => Err(Fault::TooLarge(size)),
+        Err(Unencodable::Refused(_)) => {
+            let (values, faults) = sort_out(values, faults, out.limit);
+            codec::encode(&(&faults, &values), out.bytes, out.limit).map_err(unencodable::<R>)
+        }
+    }
+}
+
+/// Puts faults in the place of the values that can't be encoded.
+fn sort_out<R: Serialize>(
+    values: Vec<R>,
+    faults: Vec<(u64, Fault)>,
+    limit: u64,
+) -> (Vec<R>, Vec<(u64, Fault)>) {
+    let (mut values, mut known) = (values.into_iter(), VecDeque::from(faults));
+    let (mut kept, mut faults) = (Vec::new(), Vec::new());
+    for item in 0.. {
+        if known.front().is_some_and(|(at, _)| *at == item) {
+            faults.extend(known.pop_front());
+        } else if let Some(value) = values.next() {
+            match codec::encode(&value, &mut Vec::new(), limit) {
+                Ok(()) => kept.push(value),
+                Err(error) => faults.push((item, unencodable::<R>(error))),
+            }
+        } else {
+            break;
+        }
+    }
+    (kept, faults)
+}
+
+/// The other side of [`run`].
+pub(crate) fn decode<R: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<Chunk<R>, TaskError> {
+    let (faults, values): (Vec<(u64, Fault)>, Vec<R>) =
+        codec::decode(bytes).map_err(|error| decode_error::<R>(&error))?;
+    let faults = faults.into_iter().map(|(item, fault)| (item, fault.into_error(limit))).collect();
+    Ok(Chunk { values, faults })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcomes(
+        input: &[(u32,)],
+        f: impl TaskFn<(u32,), super::super::Plain, Output = u32>,
+    ) -> Vec<Option<u32>> {
+        fn go<F: TaskFn<(u32,), super::super::Plain, Output = u32>>(
+            _: F,
+            input: &[u8],
+            out: &mut Vec<u8>,
+        ) {
+            run::<F, (u32,), super::super::Plain>(
+                input,
+                &mut Output { bytes: out, limit: 1 << 20 },
+            )
+            .unwrap();
+        }
+        let (mut encoded, mut out) = (Vec::new(), Vec::new());
+        codec::encode(&input, &mut encoded, u64::MAX).unwrap();
+        go(f, &encoded, &mut out);
+        decode::<u32>(&out, 0).unwrap().into_outcomes().map(Result::ok).collect()
+    }
+
+    #[test]
+    fn each_item_has_its_own_outcome() {
+        let odd = |x: u32| if x.is_multiple_of(2) { panic!("even") } else { x };
+        assert_eq!(
+            outcomes(&[(1,), (2,), (3,), (4,), (4,)], odd),
+            [Some(1), None, Some(3), None, None]
+        );
+        assert_eq!(outcomes(&[(2,)], odd), [None]);
+        assert_eq!(outcomes(&[], odd), []);
+        assert_eq!(outcomes(&[(7,), (9,)], odd), [Some(7), Some(9)]);
+    }
+
+    #[derive(Debug, PartialEq)]
+    struct Picky(u32);
+
+    impl Serialize for Picky {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            match self.0 {
+                0 => Err(serde::ser::Error::custom("zero")),
+                value => value.serialize(serializer),
+            }
+        }
+    }
+
+    #[test]
+    fn one_value_that_can_not_be_encoded_costs_its_item() {
+        let mut bytes = Vec::new();
+        let values = vec![Picky(1), Picky(0), Picky(3)];
+        let faults = vec![(1, Fault::Failed("before".to_owned()))];
+        encode(values, faults, &mut Output { bytes: &mut bytes, limit: 1000 }).unwrap();
+        let outcomes: Vec<_> = decode::<u32>(&bytes, 0).unwrap().into_outcomes().collect();
+        let before = TaskError::Failed("before".to_owned());
+        assert_eq!(outcomes[..2], [Ok(1), Err(before)]);
+        assert!(matches!(&outcomes[2], Err(TaskError::Encode(text)) if text.contains("zero")));
+        assert_eq!(outcomes[3..], [Ok(3)]);
+    }
+}
