@@ -1,1 +1,15 @@
-//! Support for the tests.
+//! Support for the tests: a [`Case`] with a watchdog and a census of its processes, a [`Gate`] at which tasks and the test meet, a
+//! [`Ledger`] of what was executed, and [faults](fault). Nothing here sleeps to synchronise: [`eventually`] polls a condition.
+#![allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+#![allow(clippy::print_stderr, reason = "the watchdog speaks to the reader of the test's output")]
+
+mod case;
+pub mod census;
+pub mod fault;
+mod gate;
+mod program;
+pub mod reply_socket;
+
+pub use case::{Case, eventually, seats, within};
+pub use gate::{Gate, Ledger};
+pub use program::{Program, Running};

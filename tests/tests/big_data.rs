@@ -1,0 +1,201 @@
+//! Arguments and results of every size, both ways, and what a transfer that stands still means for the others.
+#![allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use pool_core::{ExitCause, Pool, TaskError, WorkerState};
+use pool_tests::fault::{self, Fault};
+use pool_tests::{Case, census, eventually, reply_socket, seats};
+use serde_bytes::ByteBuf;
+
+pool_core::test_support!();
+
+const SOON: Duration = Duration::from_secs(30);
+const MIB: usize = 1 << 20;
+
+/// Bytes of which no two neighbouring pieces of a transfer are the same.
+fn pattern(size: usize) -> ByteBuf {
+    let block: Vec<u8> = (0..=250).collect();
+    let mut bytes = block.repeat(size / 251 + 1);
+    bytes.truncate(size);
+    ByteBuf::from(bytes)
+}
+
+fn length(bytes: ByteBuf) -> (usize, bool) {
+    (bytes.len(), bytes == pattern(bytes.len()))
+}
+
+fn echo(bytes: ByteBuf) -> ByteBuf {
+    bytes
+}
+
+#[track_caller]
+fn check(pool: &Pool, size: usize) {
+    assert_eq!(pool.apply(length, (pattern(size),)), Ok((size, true)), "{size} to the worker");
+    assert!(pool.apply(pattern, (size,)) == Ok(pattern(size)), "{size} to the parent");
+    assert!(pool.apply(echo, (pattern(size),)) == Ok(pattern(size)), "{size} both ways");
+}
+
+#[test]
+fn every_size_around_the_limits_of_the_ways_it_may_take() {
+    let case = Case::new();
+    let pool = case.pool(1);
+    // inline, ring, message, read buffer, piece, budget: each with its header and its length, give or take
+    for limit in [0, 8 << 10, 32 << 10, 64 << 10, 96 << 10, 128 << 10, 512 << 10, MIB, 2 * MIB] {
+        for size in (limit as i64 - 34..=limit as i64 + 2).filter(|size| *size >= 0) {
+            // all of them near the small limits, where frames have their edges
+            if limit <= 8 << 10 || size % 8 == 0 || (size - limit as i64).abs() <= 1 {
+                check(&pool, size as usize);
+            }
+        }
+    }
+    assert_eq!(pool.stats().workers_lost, 0);
+}
+
+#[test]
+fn medium_sizes_mixed_and_in_flight_together() {
+    let case = Case::new();
+    let pool = case.pool(3);
+    let sizes: Vec<usize> = (0..300).map(|i| (i * i * 7919) % (300 << 10)).collect();
+    let handles: Vec<_> =
+        sizes.iter().map(|size| pool.apply_async(echo, (pattern(*size),)).unwrap()).collect();
+    for (size, handle) in sizes.iter().zip(handles) {
+        assert!(handle.get() == Ok(pattern(*size)), "{size}");
+    }
+    let mapped = pool.map(echo, sizes.iter().map(|size| pattern(*size))).unwrap();
+    assert!(mapped.into_iter().eq(sizes.iter().map(|size| pattern(*size))));
+}
+
+#[test]
+fn c1_56_up_to_64_mib_both_ways() {
+    let case = Case::new();
+    let pool = case.pool(1);
+    for size in [MIB - 1, 4 * MIB + 1, 16 * MIB, 64 * MIB] {
+        check(&pool, size);
+    }
+}
+
+/// POOL_TESTS_HUGE=1: takes some 10 GiB of memory.
+#[test]
+fn c1_56_more_than_2_gib_both_ways() {
+    if std::env::var_os("POOL_TESTS_HUGE").is_none() {
+        println!("SKIPPED: set POOL_TESTS_HUGE=1 to pass 2 GiB and more");
+        return;
+    }
+    let case = Case::with_limit(Duration::from_secs(600));
+    let pool = case.pool(1);
+    for size in [2048 * MIB - 1, 2048 * MIB + 1, 2200 * MIB] {
+        assert_eq!(pool.apply(length, (pattern(size),)), Ok((size, true)), "{size}");
+        assert!(pool.apply(pattern, (size,)) == Ok(pattern(size)), "{size}");
+    }
+}
+
+#[test]
+fn a_vector_of_numbers_is_no_special_case() {
+    let case = Case::new();
+    let pool = case.pool(1);
+    let numbers: Vec<u64> = (0..1_000_000).collect();
+    let sum = |numbers: Vec<u64>| numbers.iter().sum::<u64>();
+    assert_eq!(pool.apply(sum, (numbers.clone(),)), Ok(499_999_500_000));
+    assert!(pool.apply(|n: u64| (0..n).collect::<Vec<_>>(), (1_000_000,)) == Ok(numbers));
+    let text = "ä".repeat(MIB);
+    assert!(pool.apply(|text: String| text, (text.clone(),)) == Ok(text));
+}
+
+#[test]
+fn row_50_big_arguments_and_big_results_at_the_same_time() {
+    let case = Case::new();
+    let pool = case.pool(2);
+    // both directions of both workers are full: nobody may wait for the other for ever
+    let handles: Vec<_> =
+        (0..6).map(|_| pool.apply_async(echo, (pattern(24 * MIB),)).unwrap()).collect();
+    let small: Vec<_> =
+        (0..100).map(|size| pool.apply_async(echo, (pattern(size),)).unwrap()).collect();
+    for handle in handles {
+        assert!(handle.get() == Ok(pattern(24 * MIB)));
+    }
+    for (size, handle) in small.into_iter().enumerate() {
+        assert_eq!(handle.get(), Ok(pattern(size)));
+    }
+}
+
+#[test]
+fn row_23_a_stopped_worker_in_mid_argument_does_not_delay_others() {
+    let case = Case::new();
+    let pool = case.pool(2);
+    let stopped = seats(&pool, 2)[0];
+    fault::send(stopped, Signal::SIGSTOP);
+    eventually(SOON, "the worker stops", || census::is_stopped(stopped));
+    let mut big: Vec<_> =
+        (0..2).map(|_| pool.apply_async(length, (pattern(32 * MIB),)).unwrap()).collect();
+    // one of them goes to the worker that runs
+    let done = pool_core::wait_any(&big).unwrap();
+    assert_eq!(big.swap_remove(done).get(), Ok((32 * MIB, true)));
+    let at_work = |pool: &Pool| {
+        pool.workers().iter().any(|w| w.pid() == stopped && w.state() == WorkerState::Busy)
+    };
+    if at_work(&pool) {
+        for size in 0..500 {
+            assert_eq!(pool.apply(length, (pattern(size),)), Ok((size, true)));
+        }
+    }
+    fault::send(stopped, Signal::SIGCONT);
+    assert_eq!(big.pop().unwrap().get(), Ok((32 * MIB, true)));
+    assert_eq!(pool.stats().workers_lost, 0);
+}
+
+/// A result of 32 MiB whose sender stops itself in the middle; `None` if it was too quick for that.
+fn stopped_in_mid_reply(pool: &Pool) -> Option<(u32, pool_core::AsyncResult<ByteBuf>)> {
+    let stops = |size: usize| {
+        reply_socket::when_sending(|| Fault::Raise(Signal::SIGSTOP as i32).happen());
+        pattern(size)
+    };
+    for _ in 0..20 {
+        let handle = pool.apply_async(stops, (32 * MIB,)).unwrap();
+        let mut stopped = None;
+        eventually(SOON, "the worker stops or answers", || {
+            let pids = pool.workers();
+            stopped = pids.iter().map(|w| w.pid()).find(|&pid| pid != 0 && census::is_stopped(pid));
+            stopped.is_some() || handle.ready()
+        });
+        match stopped {
+            // all that it had sent has been read by now or will be, and it is not all of it
+            Some(pid) if !handle.wait_timeout(Duration::from_millis(50)) => {
+                return Some((pid, handle));
+            }
+            Some(pid) => fault::send(pid, Signal::SIGCONT),
+            None => {}
+        }
+        drop(handle.get());
+    }
+    None
+}
+
+#[test]
+fn row_24_a_worker_stopped_in_mid_reply_does_not_delay_others() {
+    let case = Case::new();
+    let pool = case.pool(2);
+    let (pid, handle) = stopped_in_mid_reply(&pool).expect("one of 20 is stopped in time");
+    for size in 0..500 {
+        assert_eq!(pool.apply(length, (pattern(size),)), Ok((size, true)));
+    }
+    assert!(!handle.ready());
+    fault::send(pid, Signal::SIGCONT);
+    assert!(handle.get() == Ok(pattern(32 * MIB)), "nothing is lost by a pause");
+
+    let (pid, handle) = stopped_in_mid_reply(&pool).expect("one of 20 is stopped in time");
+    fault::send(pid, Signal::SIGKILL);
+    let outcome = handle.get();
+    assert!(
+        matches!(
+            outcome,
+            Err(TaskError::WorkerLost { cause: ExitCause::Signaled { signal: 9, .. }, .. })
+        ),
+        "never partial data"
+    );
+    let (pid, handle) = stopped_in_mid_reply(&pool).expect("one of 20 is stopped in time");
+    assert!(census::is_stopped(pid));
+    pool.terminate();
+    assert!(matches!(handle.get(), Err(TaskError::Terminated)));
+}
