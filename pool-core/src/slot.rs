@@ -87,6 +87,13 @@ impl<T> Slot<T> {
         }
     }
 
+    /// Does not wake this waker any more.
+    pub(crate) fn forget(&self, waker: &Waker) {
+        if let State::Pending { wakers, .. } = &mut *lock(&self.state) {
+            wakers.retain(|known| !known.will_wake(waker));
+        }
+    }
+
     /// Waits until the slot is settled, or until the deadline. Returns whether it is settled.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut state = lock(&self.state);
@@ -153,6 +160,17 @@ mod tests {
         slot.settle(()).unwrap();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(!slot.register(&waker), "there is nothing left to wait for");
+    }
+
+    #[test]
+    fn a_forgotten_waker_is_not_woken() {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let slot = Slot::new();
+        assert!(slot.register(&waker));
+        slot.forget(&waker);
+        slot.settle(()).unwrap();
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -69,17 +69,20 @@ pub(crate) fn decode_value<T: DeserializeOwned + 'static>(encoded: &[u8]) -> Res
 /// Decodes a value that fills `bytes` exactly.
 ///
 /// No encoded value claims more bytes than it has, so a limit of at least that many refuses only damaged ones, before memory is
-/// taken for what they claim. The limit is a constant for the compiler: three sizes of it do.
+/// taken for what they claim. The limit is a constant for the compiler: three sizes of it do, and
+/// what is larger may claim anything.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     const SMALL: usize = 64 << 10;
     const MEDIUM: usize = 16 << 20;
-    const LARGE: usize = 16 << 30;
+    const LARGE: usize = 1 << 30;
     let decoded = if bytes.len() <= SMALL {
         bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<SMALL>())
     } else if bytes.len() <= MEDIUM {
         bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<MEDIUM>())
-    } else {
+    } else if bytes.len() <= LARGE {
         bincode::serde::decode_from_slice(bytes, CONFIG.with_limit::<LARGE>())
+    } else {
+        bincode::serde::decode_from_slice(bytes, CONFIG)
     };
     let (value, used) = decoded.map_err(|error| decode_text(&error))?;
     if used == bytes.len() {

@@ -90,17 +90,21 @@ impl Shared {
         loop {
             bell.arm();
             if slot.is_settled() {
-                bell.disarm();
+                bell.disarm(false);
                 return;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let left_ns = left.map(|left| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
-            let waited = wait_either(stream.as_fd(), bell.as_fd(), left_ns);
-            bell.disarm();
+            let waited = wait_either(stream.as_fd(), bell, left_ns);
+            bell.disarm(waited.as_ref().is_ok_and(|&rung| rung));
             if waited.is_err() || left.is_some_and(|left| left.is_zero()) {
                 return;
             }
-            if self.read_attended(worker, stream) == Round::End {
+            let mut round = self.read_attended(worker, stream);
+            while round == Round::Budget && !slot.is_settled() {
+                round = self.read_attended(worker, stream);
+            }
+            if round == Round::End {
                 return;
             }
         }

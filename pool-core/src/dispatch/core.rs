@@ -96,9 +96,10 @@ pub(crate) struct Effects {
     pub(super) hurry: bool,
 }
 
-impl Effects {
-    pub(super) fn deliver(self) {
-        for (slot, outcome) in self.settled {
+impl Drop for Effects {
+    /// Also when the lock's owner panics: a task that the scheduler has settled is forgotten there, so its handle must be told.
+    fn drop(&mut self) {
+        for (slot, outcome) in self.settled.drain(..) {
             let settled = slot.settle(outcome);
             debug_assert!(settled.is_ok(), "the scheduler settles each task once");
         }
@@ -117,6 +118,8 @@ pub(crate) struct Core {
     pub(super) actions: Vec<Action>,
     pub(super) frames: Vec<(Header, Vec<u8>)>,
     pub(super) read_buffer: Vec<u8>,
+    /// Workers that had more to say than one round takes.
+    pub(super) unread: Vec<WorkerKey>,
     /// The outcome of the reply that is being told to the scheduler.
     pub(super) reply: Option<Outcome>,
     pub(super) next_id: u64,
@@ -151,6 +154,7 @@ impl Core {
             actions: Vec::new(),
             frames: Vec::new(),
             read_buffer: Vec::new(),
+            unread: Vec::new(),
             reply: None,
             next_id: 1,
             functions: HashMap::new(),
@@ -225,10 +229,11 @@ impl Core {
         }
     }
 
-    /// Whether waiting submitters should be woken: not for each single place.
+    /// Whether waiting submitters should be woken: not for each single place, unless workers run out of tasks.
     pub(super) fn has_room(&self, max_pending: usize) -> bool {
         let unfinished = self.sched.unfinished();
-        unfinished < max_pending && unfinished <= max_pending - max_pending / 4
+        let plenty = unfinished <= max_pending - max_pending / 4;
+        unfinished < max_pending && (plenty || self.sched.is_starved())
     }
 
     /// Whether this key still means the task of this handle.

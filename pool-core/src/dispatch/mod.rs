@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::core::{Core, Effects, Outcome, Payload, Request, TaskSlot};
 use crate::backend::process::spawner::Recipe;
 use crate::error::{PoolError, SubmitError};
+use crate::handle::deadline;
 use crate::ids::TaskKey;
 use crate::limits::KILL_WAIT;
 use crate::sched::{self, Event, Phase};
@@ -50,7 +51,7 @@ pub(crate) struct Shared {
     phase: Condvar,
     watch: Arc<Watch>,
     bell: Arc<Doorbell>,
-    service_thread: OnceLock<ThreadId>,
+    service_threads: OnceLock<Vec<ThreadId>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     owner: u32,
 }
@@ -74,7 +75,7 @@ impl Shared {
             phase: Condvar::new(),
             watch,
             bell: Arc::new(bell),
-            service_thread: OnceLock::new(),
+            service_threads: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
             owner: std::process::id(),
         });
@@ -100,14 +101,15 @@ impl Shared {
             self.lock().close_spawner();
             PoolError::os("cannot start a thread")(error)
         })?;
-        // set before any worker exists, so before user code can run on that thread
-        let _ = self.service_thread.set(io.thread().id());
-        self.threads_mut().push(io);
+        let mut threads = self.threads_mut();
+        threads.push(io);
+        // set before any worker exists, so before a user's waker can run on one of them
+        let _ = self.service_threads.set(threads.iter().map(|t| t.thread().id()).collect());
         Ok(())
     }
 
     fn wait_until_up(self: &Arc<Self>) -> Result<(), PoolError> {
-        let deadline = Instant::now() + self.settings.start_timeout;
+        let deadline = deadline(self.settings.start_timeout);
         let mut core = self.lock();
         loop {
             if let Some(reason) = core.sched.broken() {
@@ -167,7 +169,7 @@ impl Shared {
         if room && self.space_waiters.load(Ordering::SeqCst) > 0 {
             self.space.notify_all();
         }
-        effects.deliver();
+        drop(effects);
     }
 
     /// Takes a task in; waits while `max_pending` tasks are unfinished, or gives `None` if it may not wait.
@@ -210,7 +212,7 @@ impl Shared {
         self.event(Event::Terminate { grace_ns });
         self.bell.ring();
         if !self.on_service_thread() {
-            self.wait_stopped(Some(Instant::now() + grace + KILL_WAIT));
+            self.wait_stopped(Some(deadline(grace.saturating_add(KILL_WAIT))));
         }
     }
 
@@ -245,7 +247,8 @@ impl Shared {
     }
 
     pub(crate) fn on_service_thread(&self) -> bool {
-        self.service_thread.get() == Some(&std::thread::current().id())
+        let current = std::thread::current().id();
+        self.service_threads.get().is_some_and(|threads| threads.contains(&current))
     }
 
     pub(crate) fn is_owner(&self) -> bool {

@@ -11,6 +11,7 @@ use crate::error::{ExitCause, TaskError, TaskInfo};
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
 use crate::sys::signal::GroupSignal;
+use crate::transport::status::Progress;
 use crate::transport::tasks::Unsent;
 use crate::wire::to_worker::ToWorker;
 
@@ -90,7 +91,7 @@ impl Core {
             self.unpark(worker);
         }
         let Some(link) = self.link_mut(worker) else { return };
-        if link.flush() == Err(Unsent::Blocked) {
+        if link.flush() == Err(Unsent::Stuck) {
             link.violated = true;
             self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
         }
@@ -111,7 +112,9 @@ impl Core {
         let Some(link) = self.link(worker) else { return Taken::No };
         if link.page.revoke(lease) {
             Taken::Revoked
-        } else if why == Why::Cancelled && link.page.condemn(lease) {
+        } else if why == Why::Cancelled
+            && (link.page.condemn(lease) || link.page.progress(lease) == Progress::Scribbled)
+        {
             Taken::Condemned
         } else {
             Taken::No

@@ -17,7 +17,7 @@ use crate::transport::status::Progress;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
 
-/// What a dead worker can have left in its socket is a fraction of one round; a descendant that holds the socket could go on for ever.
+/// What a dead worker can have left is less than one round; a descendant that holds the socket could go on for ever.
 const LAST_ROUNDS: usize = 4;
 
 impl Core {
@@ -31,6 +31,9 @@ impl Core {
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
             return Round::End;
         };
+        if link.violated {
+            return Round::End;
+        }
         let stream = link.stream.clone();
         let frames = &mut self.frames;
         let round = link.reader.read(stream.as_fd(), &mut self.read_buffer, |header, body| {
@@ -46,6 +49,11 @@ impl Core {
             self.violation(worker, now, effects);
         }
         self.event(Event::RepliesRead { worker }, now, effects);
+        if round == Ok(Round::Budget) {
+            // the rest rings no bell
+            self.unread.push(worker);
+            effects.hurry = true;
+        }
         round.unwrap_or(Round::End)
     }
 
@@ -113,6 +121,10 @@ impl Core {
         effects: &mut Effects,
     ) -> bool {
         let Header { kind, lease, elapsed_ns, .. } = header;
+        if !self.sched.holds(worker, lease) {
+            // nobody gave it this task
+            return false;
+        }
         self.reply = Some(if kind == Kind::Done {
             Ok(body)
         } else {
@@ -122,7 +134,7 @@ impl Core {
             }
         });
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
-        // not taken: the task was settled before, or nobody gave it to this worker, which the scheduler then condemns
+        // not taken: the task was settled before
         self.reply = None;
         true
     }

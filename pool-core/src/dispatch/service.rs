@@ -10,7 +10,7 @@ use super::core::{Core, Effects, SpawnRequest, put};
 use crate::backend::process::link::{Link, Reading, Started};
 use crate::error::PoolError;
 use crate::ids::WorkerKey;
-use crate::sched::{Event, Phase, WorkerPhase};
+use crate::sched::{self, Event, Phase, WorkerPhase};
 use crate::sys::clock;
 use crate::sys::signal::GroupSignal;
 use crate::task::callee::Callee;
@@ -25,6 +25,9 @@ pub(super) fn reply_token(worker: WorkerKey) -> u64 {
     u64::from(worker.0) << 1
 }
 
+/// How soon to look again for the start of a task with a time limit.
+const LOOK_NS: u64 = 1_000_000;
+
 fn exit_token(worker: WorkerKey) -> u64 {
     u64::from(worker.0) << 1 | 1
 }
@@ -37,11 +40,9 @@ pub(super) fn serve(shared: &Arc<Shared>) {
     while turn().unwrap_or_else(|_| give_up(shared)) {}
 }
 
-/// Breaks the pool after a panic of its own thread. `false`: it was broken before.
+/// Breaks the pool after a panic of its own thread, which goes on to reap the children.
 fn give_up(shared: &Arc<Shared>) -> bool {
-    if shared.lock().sched.broken().is_some() {
-        return false;
-    }
+    shared.lock().actions.clear();
     let reason = PoolError::Broken("the pool's own thread has panicked".to_owned());
     shared.event(Event::Refused { reason });
     true
@@ -56,10 +57,13 @@ fn turn(shared: &Arc<Shared>, tokens: &mut Vec<u64>) -> bool {
         let reason = PoolError::Broken(format!("waiting for workers failed: {error}"));
         shared.event(Event::Refused { reason });
     }
-    shared.bell.disarm();
+    shared.bell.disarm(tokens.contains(&BELL));
     let mut core = shared.lock();
     let mut effects = Effects::default();
     let now = clock::now_ns();
+    for worker in std::mem::take(&mut core.unread) {
+        core.read_link(worker, now, &mut effects);
+    }
     // replies first: an exit is judged last
     tokens.sort_unstable_by_key(|token| token & 1);
     for &token in tokens.iter().filter(|&&token| token != BELL) {
@@ -80,6 +84,9 @@ impl Core {
     fn sleep(&mut self) -> Option<Option<u64>> {
         if self.sched.phase() == Phase::Stopped {
             return None;
+        }
+        if !self.unread.is_empty() {
+            return Some(Some(0));
         }
         let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
         self.sleeps_until = due;
@@ -128,12 +135,16 @@ impl Core {
             let due = match link.page.progress(lease) {
                 // the worker's word for its start is taken only as far as it is possible
                 Progress::Started { at_ns } => at_ns.min(now).saturating_add(limit),
-                Progress::Queued | Progress::Other => now.saturating_add(limit.min(1_000_000)),
+                Progress::Queued | Progress::Over => now.saturating_add(limit.min(LOOK_NS)),
+                Progress::Scribbled => now,
             };
             if due > now {
                 self.next_limit_check = self.next_limit_check.min(due);
-            } else if link.page.condemn(lease) {
+            } else if link.page.condemn(lease) || link.page.progress(lease) == Progress::Scribbled {
                 self.event(Event::Expired { worker, lease }, now, effects);
+            } else {
+                // it has just finished: the next one is looked at soon
+                self.next_limit_check = self.next_limit_check.min(now.saturating_add(LOOK_NS));
             }
         }
     }
@@ -144,27 +155,43 @@ impl Core {
         let mut order = self.sched.worker(worker)?.running_order();
         order.find_map(|(task, lease)| {
             let limit = self.bodies.get(task.index())?.as_ref()?.limit_ns?;
-            (link.page.progress(lease) != Progress::Other).then_some((lease, limit))
+            (link.page.progress(lease) != Progress::Over).then_some((lease, limit))
         })
     }
+}
 
+impl Shared {
     /// A process has been started: it is watched, and told what to do first.
-    fn on_started(&mut self, worker: WorkerKey, started: Started) {
+    fn adopt(&self, worker: WorkerKey, started: Started) -> Result<(), String> {
+        let mut core = self.lock();
         let mut link = Link::new(started, self.settings.recipe.max_result);
         let watched = self
             .watch
             .add(link.stream.as_fd(), reply_token(worker))
             .and_then(|()| self.watch.add(link.pidfd.as_fd(), exit_token(worker)));
+        if let Err(error) = watched {
+            // its end could not be seen: it is ended here
+            link.signal(GroupSignal::Kill);
+            link.pidfd.reap();
+            return Err(format!("could not be watched: {error}"));
+        }
         match &self.settings.initializer {
             Some((callee, input)) => link.push(&ToWorker::Initialize { callee: *callee, input }),
             None => link.push(&ToWorker::Initialize { callee: Callee::BY_NAME, input: &[] }),
         }
-        let unwanted = self.sched.worker(worker).is_none_or(|w| w.phase == WorkerPhase::Condemned);
-        if unwanted || watched.is_err() || link.flush().is_err() {
+        let condemned = |w: &sched::Worker| w.phase == WorkerPhase::Condemned;
+        let unwanted = core.sched.worker(worker).is_none_or(condemned);
+        if unwanted || link.flush().is_err() {
             link.signal(GroupSignal::Kill);
         }
-        self.oom_kills = crate::sys::process::oom_kills();
-        put(&mut self.links, worker.index(), link);
+        core.oom_kills = crate::sys::process::oom_kills();
+        put(&mut core.links, worker.index(), link);
+        let mut effects = Effects::default();
+        core.event(Event::Spawned { worker }, clock::now_ns(), &mut effects);
+        self.finish(core, effects);
+        // its start is limited in time, which is the other thread's
+        self.bell.ring();
+        Ok(())
     }
 }
 
@@ -176,12 +203,15 @@ pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<Spaw
             core.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Starting)
         };
         let started = if wanted(&shared.lock()) {
-            shared.settings.recipe.start(seat).map_err(|error| error.to_string())
+            let start = || shared.settings.recipe.start(seat).map_err(|error| error.to_string());
+            catch_unwind(AssertUnwindSafe(start))
+                .unwrap_or_else(|_| Err("starting it panicked".to_owned()))
         } else {
             Err("was not needed any more".to_owned())
         };
+        let started = started.and_then(|started| shared.adopt(worker, started));
         match started {
-            Ok(started) => shared.lock().on_started(worker, started),
+            Ok(()) => {}
             Err(error) => {
                 let error = format!("could not be started: {error}");
                 shared.event(Event::SpawnFailed { worker, error: &error });

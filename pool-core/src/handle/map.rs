@@ -86,7 +86,14 @@ impl<R> MapResult<R> {
 
 /// If the chunk as a whole has failed, so has each of its items.
 pub(crate) fn outcome<R>(chunk: Result<Chunk<R>, TaskError>, items: usize) -> Chunk<R> {
-    chunk.unwrap_or_else(|error| Chunk::failed(items, &error))
+    match chunk {
+        Ok(chunk) if chunk.is_for(items) => chunk,
+        Ok(_) => {
+            let text = format!("the worker's answer is not one outcome for each of {items} items");
+            Chunk::failed(items, &TaskError::Decode(text))
+        }
+        Err(error) => Chunk::failed(items, &error),
+    }
 }
 
 /// All values, or the first error.

@@ -18,6 +18,7 @@ pub use wait::{AsCompleted, as_completed, wait_all, wait_any, wait_any_timeout};
 use crate::dispatch::{Outcome, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::ids::TaskKey;
+use crate::slot::Slot;
 use crate::transport::status::Progress;
 
 /// The result of a task, as soon as there is one: to be blocked on with [`get`](AsyncResult::get), or awaited on any executor.
@@ -93,6 +94,16 @@ impl TaskRef {
 impl<R> AsyncResult<R> {
     pub(crate) fn new(task: TaskRef, decode: fn(&[u8], u64) -> Result<R, TaskError>) -> Self {
         AsyncResult { task, decode }
+    }
+
+    /// A handle of a task that never was one.
+    pub(crate) fn settled(
+        shared: &Arc<Shared>,
+        outcome: Outcome,
+        decode: fn(&[u8], u64) -> Result<R, TaskError>,
+    ) -> Self {
+        let slot = Arc::new(Slot::of(outcome));
+        AsyncResult::new(TaskRef::new(Arc::clone(shared), slot, None), decode)
     }
 
     pub(crate) fn task(&self) -> &TaskRef {

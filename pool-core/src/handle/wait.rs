@@ -10,7 +10,7 @@ use super::{AsyncResult, TaskRef, deadline};
 
 /// Waits until one of the tasks has a result or has failed, and gives its index; `None` only if there are no handles.
 ///
-/// Of several, the one that was ready first is given. Call [`AsyncResult::get`] on the handle to have the result.
+/// Of several that are ready, the first in the slice is given. Call [`AsyncResult::get`] on the handle to have the result.
 ///
 /// ```
 /// # fn main() -> anyhow::Result<()> {
@@ -108,10 +108,14 @@ fn wait_any_until<R>(handles: &[AsyncResult<R>], deadline: Option<Instant>) -> O
         return None;
     }
     let queue = CompletionQueue::new();
-    for (index, handle) in handles.iter().enumerate() {
-        queue.watch(index as u64, handle.task());
+    let watched: Vec<Waker> =
+        (0..).zip(handles).map(|(index, handle)| queue.watch(index, handle.task())).collect();
+    let ready = queue.pop(deadline);
+    // called in a loop, this must leave nothing behind in the tasks that are not ready
+    for (waker, handle) in watched.iter().zip(handles) {
+        handle.task().slot().forget(waker);
     }
-    queue.pop(deadline).map(|index| index as usize)
+    ready.map(|index| index as usize)
 }
 
 /// Tells which tasks are ready, in the order in which they became so.
@@ -149,11 +153,13 @@ impl CompletionQueue {
     }
 
     /// The token will come out of the queue, once.
-    pub(crate) fn watch(&self, token: u64, task: &TaskRef) {
+    pub(crate) fn watch(&self, token: u64, task: &TaskRef) -> Waker {
         let queue = Arc::clone(&self.0);
-        if !task.slot().register(&Waker::from(Arc::new(Token { queue, token }))) {
+        let waker = Waker::from(Arc::new(Token { queue, token }));
+        if !task.slot().register(&waker) {
             self.0.push(token);
         }
+        waker
     }
 
     /// Waits for the next token; `None` at the deadline.

@@ -5,10 +5,11 @@ use serde::de::DeserializeOwned;
 
 use super::Pool;
 use super::call::{Function, MayWait, Options};
-use crate::error::{SubmitError, TaskError, TrySubmitError};
+use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
 use crate::handle::AsyncResult;
 use crate::task::TaskFn;
 use crate::task::callee::Callee;
+use crate::task::entry;
 use crate::task::registry;
 
 impl Pool {
@@ -106,6 +107,14 @@ impl Pool {
     ) -> Result<AsyncResult<Vec<u8>>, SubmitError> {
         let function = Function { callee: Callee::BY_NAME, name: name.to_owned().into() };
         let bytes = registry::join(name, input);
+        let (size, limit) = (bytes.len() as u64, self.shared().settings.max_task);
+        if size > limit {
+            self.shared().check_open()?;
+            let error = entry::too_large(Oversize::Arguments, size, limit);
+            return Ok(AsyncResult::settled(self.shared(), Err(error), |bytes, _| {
+                Ok(bytes.to_vec())
+            }));
+        }
         let options = Options::default();
         let task = self.submit_bytes(&function, bytes, 1, &options, MayWait::Yes)?;
         // only a call that may not wait finds the pool full

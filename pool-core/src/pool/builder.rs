@@ -255,6 +255,12 @@ impl PoolBuilder {
         if self.max_pending == 0 {
             return Err(config("max_pending must be at least 1"));
         }
+        let name = self.name.unwrap_or_else(default_name);
+        if name.len() > MAX_NAME || name.contains('\0') {
+            return Err(PoolError::Config(format!(
+                "the pool's name must have at most {MAX_NAME} bytes, none of them zero"
+            )));
+        }
         let initializer = self.initializer.transpose().map_err(PoolError::Config)?;
         if initializer.is_some() && self.executable.is_some() {
             return Err(config(
@@ -262,7 +268,7 @@ impl PoolBuilder {
             ));
         }
         let recipe = Recipe {
-            pool: self.name.unwrap_or_else(default_name),
+            pool: name,
             role,
             executable: self.executable,
             env: self.env,
@@ -308,6 +314,9 @@ impl PoolBuilder {
 
 /// More than any machine can use; a larger number is a slip.
 const MAX_PROCESSES: u32 = 16_384;
+
+/// The name travels in the first message to each worker.
+const MAX_NAME: usize = 200;
 
 const _: () = assert!(SLOTS <= u16::MAX as usize, "slots are numbered by u16");
 

@@ -91,8 +91,9 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
     {
         let workers = pool.shared().settings.sched.workers as usize;
         let chunk_size = options.chunk_size.map_or(1, NonZero::get);
-        let window =
-            options.window.map_or(IMAP_AHEAD_PER_WORKER * workers * chunk_size, NonZero::get);
+        let window = options
+            .window
+            .map_or((IMAP_AHEAD_PER_WORKER * workers).saturating_mul(chunk_size), NonZero::get);
         Feeder {
             pool,
             items,

@@ -1,6 +1,6 @@
 //! What happens when a task ends, by a reply or otherwise, and when a worker does.
 
-use super::{Action, Scheduler, Taken, TaskState, Verdict, Why, WorkerPhase};
+use super::{Action, Phase, Scheduler, Taken, TaskState, Verdict, Why, WorkerPhase};
 use crate::error::ExitCause;
 use crate::ids::{Lease, TaskKey, WorkerKey};
 
@@ -101,7 +101,8 @@ impl Scheduler {
             };
             return self.on_start_failed(key, &error, now);
         }
-        self.counts.workers_lost += u64::from(worker.phase == WorkerPhase::Ready);
+        let leaving = worker.phase == WorkerPhase::Retiring || self.phase >= Phase::Stopping;
+        self.counts.workers_lost += u64::from(!leaving);
         let (seat, useless) = (worker.seat as usize, worker.tasks_done == 0 && started.is_empty());
         // in reverse, so that what goes back to the front of the queue keeps its order
         for held in std::mem::take(&mut worker.leases).into_iter().rev().filter(|h| !h.settled) {
@@ -132,12 +133,19 @@ impl Scheduler {
     }
 
     pub(super) fn on_cancel(&mut self, key: TaskKey, out: &mut Vec<Action>) {
-        let Some(task) = self.tasks.get_mut(key.index()) else { return };
-        match task.state {
+        let Some(state) = self.tasks.get(key.index()).map(|task| task.state) else { return };
+        match state {
             TaskState::Dropped => {}
             TaskState::Queued => {
-                task.state = TaskState::Dropped;
+                self.tasks[key.index()].state = TaskState::Dropped;
+                self.dropped += 1;
                 self.settled(key, Verdict::Cancelled, out);
+                self.sweep_queue();
+            }
+            TaskState::Leased(worker) if self.is_condemned(worker) => {
+                // its worker is being killed: it will not be started again
+                self.workers[worker.index()].settle_held(key);
+                self.settle(key, Verdict::Cancelled, out);
             }
             TaskState::Leased(_) => {
                 if let Some((worker, lease)) = self.lease_of(key) {

@@ -86,6 +86,7 @@ impl Scheduler {
             }
             self.tasks.remove(task.index());
             self.queue.pop_front();
+            self.dropped -= 1;
         }
         None
     }

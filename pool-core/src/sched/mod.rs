@@ -30,6 +30,8 @@ pub(crate) use worker::{Worker, WorkerPhase};
 /// Something that happened.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
+    /// The process has been started: from now on it may take only so long until it is ready.
+    Spawned { worker: WorkerKey },
     /// The worker has said hello and run the initializer.
     Ready { worker: WorkerKey },
     /// The process could not be started; the text says why.
@@ -126,6 +128,9 @@ pub(crate) struct Counts {
     pub(crate) workers_lost: u64,
 }
 
+/// Fewer cancelled tasks are not worth looking through the queue.
+const SWEEP: usize = 64;
+
 /// The state. See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
@@ -134,6 +139,8 @@ pub(crate) struct Scheduler {
     tasks: Slab<Task>,
     /// In order of execution. Holds cancelled tasks until their turn comes.
     queue: VecDeque<TaskKey>,
+    /// Cancelled tasks in the queue.
+    dropped: usize,
     unfinished: usize,
     workers: Slab<Worker>,
     /// Ready workers without a task, the last used on top: its caches are warm.
@@ -157,6 +164,7 @@ impl Scheduler {
             phase: Phase::Running,
             tasks: Slab::new(),
             queue: VecDeque::new(),
+            dropped: 0,
             unfinished: 0,
             workers: Slab::new(),
             idle: Vec::new(),
@@ -184,6 +192,7 @@ impl Scheduler {
     /// Changes the state by an event; what is to be done is appended to `out`.
     pub(crate) fn handle(&mut self, event: Event<'_>, now: u64, out: &mut Vec<Action>) {
         match event {
+            Event::Spawned { worker } => self.on_spawned(worker, now),
             Event::Ready { worker } => self.on_ready(worker, now, out),
             Event::SpawnFailed { worker, error } => self.on_start_failed(worker, error, now),
             Event::Refused { reason } => self.on_refused(reason, now, out),
@@ -221,6 +230,11 @@ impl Scheduler {
         self.unfinished
     }
 
+    /// Whether no task waits for a worker.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
@@ -239,6 +253,12 @@ impl Scheduler {
             self.workers.iter().map(|(key, worker)| (WorkerKey(key as u32), worker)).collect();
         workers.sort_by_key(|(_, worker)| (worker.seat, worker.phase));
         workers
+    }
+
+    /// Whether the worker was given this lease and has not answered it.
+    pub(crate) fn holds(&self, worker: WorkerKey, lease: Lease) -> bool {
+        let worker = self.workers.get(worker.index());
+        worker.is_some_and(|worker| worker.leases.iter().any(|held| held.lease == lease))
     }
 
     /// Where a task is and what it is called there, if a worker has it.
@@ -280,6 +300,14 @@ impl Scheduler {
         let wanted = self.wants_workers();
         let seats = self.seats.iter().filter(|seat| wanted && seat.worker.is_none());
         workers.chain(seats.map(|seat| seat.not_before)).min()
+    }
+
+    fn on_spawned(&mut self, key: WorkerKey, now: u64) {
+        if let Some(worker) = self.workers.get_mut(key.index())
+            && worker.phase == WorkerPhase::Starting
+        {
+            worker.deadline = Some(now.saturating_add(self.config.start_timeout_ns));
+        }
     }
 
     fn on_ready(&mut self, key: WorkerKey, now: u64, out: &mut Vec<Action>) {
@@ -376,11 +404,9 @@ impl Scheduler {
     }
 
     fn fill_seats(&mut self, now: u64, out: &mut Vec<Action>) {
-        let deadline = now.saturating_add(self.config.start_timeout_ns);
         for (index, seat) in self.seats.iter_mut().enumerate() {
             if seat.worker.is_none() && seat.not_before <= now {
-                let worker =
-                    WorkerKey(self.workers.insert(Worker::new(index as u32, deadline)) as u32);
+                let worker = WorkerKey(self.workers.insert(Worker::new(index as u32)) as u32);
                 seat.worker = Some(worker);
                 self.counts.workers_started += 1;
                 out.push(Action::Spawn { worker, seat: index as u32 });
@@ -390,6 +416,26 @@ impl Scheduler {
 
     fn worker_keys(&self) -> Vec<WorkerKey> {
         self.workers.iter().map(|(key, _)| WorkerKey(key as u32)).collect()
+    }
+
+    fn is_condemned(&self, key: WorkerKey) -> bool {
+        self.workers[key.index()].phase == WorkerPhase::Condemned
+    }
+
+    /// Cancelled tasks leave the queue when they are most of it.
+    fn sweep_queue(&mut self) {
+        if self.dropped < SWEEP || self.dropped <= self.queue.len() / 2 {
+            return;
+        }
+        let tasks = &mut self.tasks;
+        self.queue.retain(|key| {
+            let stays = tasks[key.index()].state != TaskState::Dropped;
+            if !stays {
+                tasks.remove(key.index());
+            }
+            stays
+        });
+        self.dropped = 0;
     }
 
     fn requeue(&mut self, key: TaskKey) {

@@ -44,11 +44,12 @@ impl Scheduler {
     ) {
         if self.phase >= Phase::Stopping && self.tasks.is_empty() && self.idle.is_empty() {
             // only the children are left: a second call may be in more of a hurry
-            self.hurry(now + grace_ns, out);
+            self.hurry(now.saturating_add(grace_ns), out);
             return;
         }
         self.phase = self.phase.max(Phase::Stopping);
         self.queue.clear();
+        self.dropped = 0;
         let tasks: Vec<_> = self.tasks.iter().map(|(key, task)| (key, task.state)).collect();
         for (key, state) in tasks {
             let key = TaskKey(key as u32);
@@ -59,7 +60,7 @@ impl Scheduler {
             }
         }
         self.idle.clear();
-        self.hurry(now + grace_ns, out);
+        self.hurry(now.saturating_add(grace_ns), out);
     }
 
     fn hurry(&mut self, deadline: u64, out: &mut Vec<Action>) {

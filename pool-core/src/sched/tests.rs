@@ -125,6 +125,7 @@ impl Sim {
                     self.spawned += 1;
                     let known = self.processes.insert(worker, Process::default());
                     assert!(known.is_none(), "a key in use was given to another worker");
+                    self.event(Event::Spawned { worker });
                 }
                 Action::Lease { worker, task, lease } => {
                     let process = self.processes.get_mut(&worker).expect("leased to a process");

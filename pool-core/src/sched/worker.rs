@@ -75,7 +75,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(seat: u32, deadline: u64) -> Worker {
+    pub(super) fn new(seat: u32) -> Worker {
         Worker {
             seat,
             phase: WorkerPhase::Starting,
@@ -86,7 +86,7 @@ impl Worker {
             sent_frames: 0,
             acked_frames: 0,
             last_progress: 0,
-            deadline: Some(deadline),
+            deadline: None,
             late: false,
             free: Vec::new(),
             generations: Vec::new(),
@@ -134,6 +134,13 @@ impl Worker {
         self.load_ns -= held.expected_ns;
         self.free.push(lease.slot);
         Some(held)
+    }
+
+    /// The task's handle is told now, whatever becomes of the worker.
+    pub(super) fn settle_held(&mut self, task: TaskKey) {
+        for held in self.leases.iter_mut().filter(|held| held.task == task) {
+            held.settled = true;
+        }
     }
 
     pub(super) fn is_stalled(&self, now: u64) -> bool {

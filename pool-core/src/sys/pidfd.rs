@@ -39,6 +39,11 @@ impl PidFd {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Waits for the end of a process that was killed, and forgets it.
+    pub(crate) fn reap(&self) {
+        while waitid(Id::PIDFd(self.0.as_fd()), WaitPidFlag::WEXITED) == Err(nix::Error::EINTR) {}
+    }
+
     /// Collects the exit status if the process has ended; `None` if it runs. Never blocks.
     pub(crate) fn try_reap(&self) -> Option<ExitCause> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;

@@ -65,10 +65,11 @@ impl Doorbell {
         self.armed.store(true, Ordering::SeqCst);
     }
 
-    /// To be called after waking up.
-    pub(crate) fn disarm(&self) {
-        if !self.armed.swap(false, Ordering::SeqCst) {
-            // it was rung; if the ring is still under way, it will only wake the next sleep for nothing
+    /// To be called after waking up; `rung` if the bell was reported. A ring that is under way now is reported by the next sleep.
+    pub(crate) fn disarm(&self, rung: bool) {
+        self.armed.store(false, Ordering::SeqCst);
+        if rung {
+            // empty or interrupted: either way nothing is left to be read
             let _ = self.event.read();
         }
     }
@@ -98,20 +99,23 @@ impl Wake for Doorbell {
     }
 }
 
-/// Waits until one of both is readable or at its end, at most `timeout_ns` (`None`: for ever), or a signal came.
+/// Waits until the stream is readable or at its end or the bell rings, at most `timeout_ns` (`None`: for ever), or a signal came. Returns whether
+/// the bell was rung.
 pub(crate) fn wait_either(
-    one: BorrowedFd<'_>,
-    other: BorrowedFd<'_>,
+    stream: BorrowedFd<'_>,
+    bell: &Doorbell,
     timeout_ns: Option<u64>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let timeout = match timeout_ns {
         None => PollTimeout::NONE,
         Some(ns) => PollTimeout::try_from(ns.div_ceil(1_000_000).min(60_000) as u32)
             .unwrap_or(PollTimeout::ZERO),
     };
-    let mut fds = [PollFd::new(one, PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
+    let mut fds =
+        [PollFd::new(stream, PollFlags::POLLIN), PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
     match nix::poll::poll(&mut fds, timeout) {
-        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Ok(_) => Ok(fds[1].any() == Some(true)),
+        Err(nix::Error::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -38,19 +38,19 @@ pub(crate) fn parent() -> u32 {
     nix::unistd::getppid().as_raw().unsigned_abs()
 }
 
-/// Closes every descriptor but 0, 1 and 2: whatever the parent's program has open is not for its workers.
+/// Closes what was inherited from the parent's program, except 0, 1 and 2: nothing that it has open is for its workers.
+///
+/// Only descriptors without the close-on-exec flag can have come that way. Those with it were opened by this process, by something that ran before
+/// `init()`, and stay.
 pub(crate) fn close_inherited() -> io::Result<()> {
-    // SAFETY: called first thing in a fresh worker, before anything in this process owns a descriptor above 2.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
-    if result == 0 {
-        return Ok(());
-    }
-    // before Linux 5.9: one by one
     for entry in std::fs::read_dir("/proc/self/fd")?.collect::<io::Result<Vec<_>>>()? {
-        if let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
-            && number > 2
-        {
-            // SAFETY: as above. The directory's own descriptor is closed already: then this fails, harmlessly.
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let Some(number) = number.filter(|&number| number > 2) else { continue };
+        // SAFETY: integers only. A number that is not open any more, as that of the directory, is an error, which is no flag.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            // SAFETY: opened by another program before this one was executed in its place, so nothing here owns it: what Rust opens is
+            // closed on exec.
             unsafe { libc::close(number) };
         }
     }

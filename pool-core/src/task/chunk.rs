@@ -27,6 +27,13 @@ impl<R> Chunk<R> {
         Chunk { values: Vec::new(), faults }
     }
 
+    /// Whether there is an outcome for each of so many items. A worker may say anything.
+    pub(crate) fn is_for(&self, items: usize) -> bool {
+        let ordered = self.faults.is_sorted_by(|(one, _), (next, _)| one < next);
+        let inside = self.faults.last().is_none_or(|(last, _)| *last < items as u64);
+        ordered && inside && self.values.len() + self.faults.len() == items
+    }
+
     /// The values, or the error of the first item that has none.
     pub(crate) fn into_values(self) -> Result<Vec<R>, TaskError> {
         match self.faults.into_iter().next() {

@@ -31,6 +31,17 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// With texts that are not longer than the parent takes them.
+    pub(crate) fn cut(self) -> Fault {
+        match self {
+            Fault::Failed(text) => Fault::Failed(panics::cut(text)),
+            Fault::Encode(text) => Fault::Encode(panics::cut(text)),
+            Fault::Decode(text) => Fault::Decode(panics::cut(text)),
+            Fault::Panicked(report) => Fault::Panicked(report.cut()),
+            Fault::TooLarge(size) => Fault::TooLarge(size),
+        }
+    }
+
     pub(crate) fn into_error(self, limit: u64) -> TaskError {
         match self {
             Fault::Failed(text) => TaskError::Failed(text),
@@ -81,15 +92,14 @@ pub(super) fn decode_args<F, Args: DeserializeOwned + 'static>(
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 pub(super) fn failed(error: anyhow::Error) -> Fault {
-    Fault::Failed(panics::cut(format!("{error:#}")))
+    Fault::Failed(format!("{error:#}"))
 }
 
 pub(super) fn unencodable<R>(error: Unencodable) -> Fault {
     match error {
         Unencodable::TooLarge(size) => Fault::TooLarge(size),
         Unencodable::Refused(text) => {
-            let text = format!("cannot encode the result of type {}: {text}", type_name::<R>());
-            Fault::Encode(panics::cut(text))
+            Fault::Encode(format!("cannot encode the result of type {}: {text}", type_name::<R>()))
         }
     }
 }

@@ -17,6 +17,13 @@ pub(crate) struct Report {
     pub(crate) backtrace: String,
 }
 
+impl Report {
+    pub(super) fn cut(self) -> Report {
+        let Report { message, location, backtrace } = self;
+        Report { message: cut(message), location: cut(location), backtrace: cut(backtrace) }
+    }
+}
+
 thread_local! {
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
     static LAST: RefCell<Option<Report>> = const { RefCell::new(None) };
@@ -46,10 +53,10 @@ pub(crate) fn take(payload: &(dyn Any + Send)) -> Report {
 fn describe(info: &PanicHookInfo<'_>) -> Report {
     let backtrace = match std::env::var_os("RUST_BACKTRACE") {
         Some(value) if value == "0" => String::new(),
-        _ => cut(Backtrace::force_capture().to_string()),
+        _ => Backtrace::force_capture().to_string(),
     };
     Report {
-        message: cut(message(info.payload())),
+        message: message(info.payload()),
         location: info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string),
         backtrace,
     }
@@ -66,7 +73,7 @@ fn message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// At most what the parent takes for one text, cut between characters.
-pub(crate) fn cut(mut text: String) -> String {
+pub(super) fn cut(mut text: String) -> String {
     let mut end = text.len().min(TEXT_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;

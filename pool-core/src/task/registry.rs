@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::entry::{Fault, Output};
-use super::panics;
 
 type Named = Box<dyn Fn(&[u8]) -> anyhow::Result<Vec<u8>> + Send + Sync>;
 
@@ -51,8 +50,7 @@ impl Registry {
             let known = self.names().collect::<Vec<_>>().join(", ");
             Fault::Failed(format!("this executable has no task named {name:?}; it has: {known}"))
         })?;
-        let result =
-            function(input).map_err(|error| Fault::Failed(panics::cut(format!("{error:#}"))))?;
+        let result = function(input).map_err(|error| Fault::Failed(format!("{error:#}")))?;
         let size = (out.bytes.len() + result.len()) as u64;
         if size > out.limit {
             return Err(Fault::TooLarge(size));

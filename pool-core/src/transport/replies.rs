@@ -72,6 +72,7 @@ impl ReplyReader {
     ) -> Result<Round, Malformed> {
         let mut budget = READ_BUDGET_BYTES;
         loop {
+            let was_large = self.large.is_some();
             let received = match &mut self.large {
                 Some((header, body)) => receive_large(fd, header.len, body),
                 None => {
@@ -102,7 +103,7 @@ impl ReplyReader {
             if budget == 0 {
                 return Ok(Round::Budget);
             }
-            if received < READ_BUFFER_BYTES && self.large.is_none() {
+            if received < READ_BUFFER_BYTES && !was_large && self.large.is_none() {
                 // a short read of a stream: nothing was left, and the next look would only cost a system call
                 return Ok(Round::Drained);
             }

@@ -39,8 +39,10 @@ pub(crate) enum Progress {
     Queued,
     /// It was started at this time of the monotonic clock, by the worker's account.
     Started { at_ns: u64 },
-    /// It has been finished or taken back, or the page says nonsense.
-    Other,
+    /// It has been finished or taken back.
+    Over,
+    /// Nothing that either side writes: the worker has lost control of its memory.
+    Scribbled,
 }
 
 /// One side's view of the page.
@@ -96,8 +98,10 @@ impl StatusPage {
             Progress::Queued
         } else if state == word(lease, STARTED) {
             Progress::Started { at_ns: self.started_at(lease).load(Ordering::Relaxed) }
+        } else if [REVOKED, FINISHED, CONDEMNED].iter().any(|&over| state == word(lease, over)) {
+            Progress::Over
         } else {
-            Progress::Other
+            Progress::Scribbled
         }
     }
 
@@ -159,7 +163,7 @@ mod tests {
             } else {
                 assert!(parent.revoke(LEASE));
                 assert!(!worker.start(LEASE, 5));
-                assert_eq!(parent.progress(LEASE), Progress::Other);
+                assert_eq!(parent.progress(LEASE), Progress::Over);
             }
         }
     }
@@ -168,6 +172,7 @@ mod tests {
     fn a_stale_record_can_not_start_the_next_task_of_its_slot() {
         let (page, _fd) = StatusPage::create().unwrap();
         page.announce(Lease { generation: 10, ..LEASE });
+        assert_eq!(page.progress(LEASE), Progress::Scribbled);
         assert!(!page.start(LEASE, 1));
         assert!(!page.revoke(LEASE));
     }

@@ -31,8 +31,8 @@ pub(crate) struct TaskSender(IpcBytesSender);
 pub(crate) enum Unsent {
     /// The worker is gone: its pidfd will tell the rest.
     Gone,
-    /// The worker does not read what it must have read.
-    Blocked,
+    /// The worker does not read what it must have read, or the system has no memory for the message. The worker is no use.
+    Stuck,
 }
 
 /// The parent's end, and the worker's end as a descriptor to be passed.
@@ -43,6 +43,11 @@ pub(crate) fn channel() -> io::Result<(TaskSender, OwnedFd)> {
     let ours = sys::duplicate_number(number(&sender)?)?;
     sys::socket::limit_sends(ours.as_fd(), SEND_LIMIT)?;
     Ok((TaskSender(sender), theirs))
+}
+
+fn is_gone(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(kind, BrokenPipe | ConnectionReset | NotConnected)
 }
 
 /// ipc-channel asks for the size of a socket buffer once, at the first send, and panics if it gets no descriptor then. It is made to ask here,
@@ -65,10 +70,8 @@ impl TaskSender {
             match self.0.send(message) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(Unsent::Blocked);
-                }
-                Err(_) => return Err(Unsent::Gone),
+                Err(error) if is_gone(error.kind()) => return Err(Unsent::Gone),
+                Err(_) => return Err(Unsent::Stuck),
             }
         }
     }
@@ -133,7 +136,7 @@ mod tests {
     fn a_worker_that_does_not_read_blocks_nobody() {
         let (sender, _theirs) = channel().unwrap();
         let outcome = (0..1_000).find_map(|_| sender.send(b"unread").err());
-        assert_eq!(outcome, Some(Unsent::Blocked));
+        assert_eq!(outcome, Some(Unsent::Stuck));
     }
 
     #[test]

@@ -33,11 +33,14 @@ struct Incoming {
 }
 
 /// What ends the loop.
-enum End {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
     /// The parent asked for it.
     Stop,
     /// The parent is gone.
     Orphaned,
+    /// The parent has given this process up.
+    Condemned,
 }
 
 impl From<io::Error> for End {
@@ -52,17 +55,18 @@ impl Inbox {
     }
 
     /// Runs what comes, until the parent says stop or is gone.
-    pub(super) fn serve(mut self, mut outbox: Outbox, registry: &Registry) {
+    pub(super) fn serve(mut self, mut outbox: Outbox, registry: &Registry) -> End {
         while let Some(message) = self.tasks.receive() {
             for record in Records(&message) {
-                if self.handle(record, &mut outbox, registry).is_err() {
-                    return;
+                if let Err(end) = self.handle(record, &mut outbox, registry) {
+                    return end;
                 }
             }
             if outbox.tell().is_err() {
-                return;
+                break;
             }
         }
+        End::Orphaned
     }
 
     fn handle(
@@ -131,9 +135,7 @@ impl Inbox {
         let now = clock::now_ns();
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
-            loop {
-                std::thread::park();
-            }
+            return Err(End::Condemned);
         }
         outbox.end(Header { lease, elapsed_ns: now - started, ..Header::new(kind) }, now)?;
         Ok(())

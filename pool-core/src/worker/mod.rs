@@ -5,7 +5,7 @@ mod outbox;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use inbox::Inbox;
+use inbox::{End, Inbox};
 use outbox::Outbox;
 
 use crate::boot::{self, Role, Summons};
@@ -20,11 +20,17 @@ use crate::{codec, sys};
 
 /// Exit codes of a worker that could not start; the parent's error names them.
 const EXIT_BOOT_FAILED: i32 = 101;
+/// Exit code of a worker whose task the parent has given up, or whose status page was overwritten.
+const EXIT_CONDEMNED: i32 = 102;
 
 /// Serves the parent until it says stop or is gone.
 pub(crate) fn run(summons: &Summons, entry: boot::Entry, registry: Registry) -> ! {
-    let served = prepare(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
-    leave(if served.is_ok() { 0 } else { EXIT_BOOT_FAILED })
+    let end = prepare(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
+    leave(match end {
+        Ok(End::Stop | End::Orphaned) => 0,
+        Ok(End::Condemned) => EXIT_CONDEMNED,
+        Err(_) => EXIT_BOOT_FAILED,
+    })
 }
 
 /// Tells the parent that this program never calls `init()`.
@@ -80,10 +86,7 @@ fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {
     let mut bytes = [0; 1024];
     let (len, fds) = sys::socket::receive_with(stream.as_fd(), &mut bytes)?;
     let boot: Boot = codec::decode(&bytes[..len]).map_err(std::io::Error::other)?;
-    if boot.version != PROTOCOL_VERSION {
-        // the hello tells the parent, in words that it understands
-        return Ok((Boot { version: PROTOCOL_VERSION, ..boot }, fds));
-    }
+    // a parent of another version is told by the hello, and refuses
     Ok((boot, fds))
 }
 

@@ -66,7 +66,7 @@ impl Outbox {
         let Err(fault) = outcome else { return Kind::Done };
         self.frame.truncate(HEADER);
         // texts and numbers: this can't be refused
-        let _ = codec::encode(&fault, &mut self.frame, u64::MAX);
+        let _ = codec::encode(&fault.cut(), &mut self.frame, u64::MAX);
         Kind::Fault
     }
 

@@ -160,7 +160,7 @@ impl Link {
         }
     }
 
-    /// Sends the message, if there is one. An error other than [`Unsent::Blocked`] is not told: the pidfd will.
+    /// Sends the message, if there is one. That the worker is gone is not told: the pidfd will.
     pub(crate) fn flush(&mut self) -> Result<(), Unsent> {
         if self.message.is_empty() {
             return Ok(());
@@ -168,7 +168,7 @@ impl Link {
         let sent = self.sender.send(&self.message);
         self.message.clear();
         match sent {
-            Err(Unsent::Blocked) => sent,
+            Err(Unsent::Stuck) => sent,
             Ok(()) | Err(Unsent::Gone) => Ok(()),
         }
     }
@@ -178,9 +178,9 @@ impl Link {
         if self.cause.is_some() {
             return;
         }
-        let sent = send_to_group(self.pid, signal);
-        if sent.is_err() && signal == GroupSignal::Kill {
-            // it has left its group; a process that has ended can't be signalled, and need not be
+        // an empty group, or one that the worker has left, can't be signalled, and need not be
+        let _ = send_to_group(self.pid, signal);
+        if signal == GroupSignal::Kill {
             let _ = self.pidfd.kill();
         }
     }
