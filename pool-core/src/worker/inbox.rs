@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::outbox::Outbox;
+use super::outbox::{Next, Outbox};
 use crate::ids::Lease;
 use crate::sys::clock;
 use crate::task::Registry;
@@ -57,8 +57,10 @@ impl Inbox {
     /// Runs what comes, until the parent says stop or is gone.
     pub(super) fn serve(mut self, mut outbox: Outbox, registry: &Registry) -> End {
         while let Some(message) = self.tasks.receive() {
-            for record in Records(&message) {
-                if let Err(end) = self.handle(record, &mut outbox, registry) {
+            let mut records = Records(&message);
+            while let Some(record) = records.next() {
+                let next = if records.0.is_empty() { Next::Nothing } else { Next::Something };
+                if let Err(end) = self.handle(record, next, &mut outbox, registry) {
                     return end;
                 }
             }
@@ -72,12 +74,13 @@ impl Inbox {
     fn handle(
         &mut self,
         record: ToWorker<'_>,
+        next: Next,
         outbox: &mut Outbox,
         registry: &Registry,
     ) -> Result<(), End> {
         match record {
             ToWorker::Task { lease, callee, input } => {
-                self.execute(lease, outbox, |out| call(callee, input, out, registry))?;
+                self.execute(lease, next, outbox, |out| call(callee, input, out, registry))?;
             }
             ToWorker::BigTask { lease, callee, len } => {
                 let mut input = Vec::new();
@@ -114,7 +117,7 @@ impl Inbox {
         let Some(Incoming { lease, callee, len, input, .. }) = self.incoming.take() else {
             return Ok(());
         };
-        self.execute(lease, outbox, |out| match &input {
+        self.execute(lease, Next::Nothing, outbox, |out| match &input {
             Some(input) => call(callee, input, out, registry),
             None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
         })
@@ -124,6 +127,7 @@ impl Inbox {
     fn execute(
         &self,
         lease: Lease,
+        next: Next,
         outbox: &mut Outbox,
         function: impl FnOnce(&mut Output<'_>) -> Result<(), Fault>,
     ) -> Result<(), End> {
@@ -137,7 +141,7 @@ impl Inbox {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             return Err(End::Condemned);
         }
-        outbox.end(Header { lease, elapsed_ns: now - started, ..Header::new(kind) }, now)?;
+        outbox.end(Header { lease, elapsed_ns: now - started, ..Header::new(kind) }, now, next)?;
         Ok(())
     }
 }

@@ -12,6 +12,13 @@ use crate::task::panics;
 use crate::transport::lane::{Lane, LaneWriter};
 use crate::wire::from_worker::{HEADER, Header, Kind};
 
+/// Whether the parent has sent more to do with the same message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Something,
+    Nothing,
+}
+
 /// The worker's end of the reply socket, with a buffer that is used again for each frame.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -77,8 +84,12 @@ impl Outbox {
 
     /// Sends the frame in the buffer: by the lane if it has room, which never blocks, else by the socket. The parent may not have been told of
     /// it yet: see [`Outbox::tell`].
-    pub(super) fn end(&mut self, header: Header, now_ns: u64) -> io::Result<()> {
+    pub(super) fn end(&mut self, header: Header, now_ns: u64, next: Next) -> io::Result<()> {
         self.put_header(header);
+        if next == Next::Nothing && self.untold_since.is_none() && self.lane.is_bell_wanted() {
+            // it would need the bell at once: then it can as well go itself, which is quicker
+            return self.send_frame();
+        }
         if !self.lane.publish(&self.frame) {
             return self.send_frame();
         }
