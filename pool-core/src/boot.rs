@@ -39,6 +39,9 @@ pub(crate) enum Entry {
 /// [`PoolError::InitNotCalled`](crate::PoolError::InitNotCalled) or a similar error from
 /// [`build`](crate::PoolBuilder::build). Call it on the main thread; in tests use [`test_support!`](crate::test_support).
 ///
+/// Workers are started without the parent's command-line arguments. A program that uses an async runtime starts it after this call, in a `main`
+/// that is not async itself; under `#[tokio::main]`, each worker would start a runtime around its tasks.
+///
 /// ```no_run
 /// fn main() -> anyhow::Result<()> {
 ///     pool_core::init();

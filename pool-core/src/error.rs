@@ -52,7 +52,7 @@ pub enum TaskError {
     #[error("the task was cancelled")]
     Cancelled,
     /// The pool was terminated or dropped before the task had finished.
-    #[error("the pool was terminated before the task had finished")]
+    #[error("the pool was closed or terminated before the task had finished")]
     Terminated,
     /// The arguments could not be encoded in the parent, or the result could not be encoded in the worker.
     #[error("{0}")]
@@ -61,7 +61,9 @@ pub enum TaskError {
     #[error("{0}")]
     Decode(String),
     /// Encoded arguments or an encoded result above the pool's limit.
-    #[error("the encoded {what} has {size} bytes or more, the limit is {limit}; raise {setting}")]
+    #[error(
+        "the encoded {what} would take {size} bytes or more, the limit is {limit}; raise {setting}"
+    )]
     TooLarge {
         /// Arguments or result.
         what: Oversize,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pool_worker::Data;
 use serde::{Serialize, Serializer};
@@ -116,6 +116,18 @@ pub(crate) enum Next {
 pub(crate) type Reading = Box<dyn Iterator<Item = io::Result<Next>> + Send>;
 
 impl Source {
+    /// The file that is read, if it is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Source::Lines(origin) | Source::JsonLines(origin) | Source::Csv(origin) => match origin
+            {
+                Origin::File(path) => Some(path),
+                Origin::Stdin => None,
+            },
+            Source::Values(_) | Source::Range(_) | Source::Glob(_) => None,
+        }
+    }
+
     /// How many inputs there are, if that is known without reading.
     pub(crate) fn known_len(&self) -> Option<u64> {
         match self {

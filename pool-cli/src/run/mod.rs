@@ -19,6 +19,8 @@ mod writer;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -398,6 +400,17 @@ fn refused(error: io::Error) -> Failure {
 
 fn open_output(plan: &Plan) -> Result<Box<dyn Write + Send>, Failure> {
     let Some(path) = &plan.output.file else { return Ok(Box::new(io::stdout())) };
+    if [Some(Path::new(&plan.name)), plan.inputs.source.file()]
+        .into_iter()
+        .flatten()
+        .any(|read| is_same(read, path))
+    {
+        let message = format!(
+            "`{}` is read by this job, and writing the results there would destroy it; choose another file",
+            path.display()
+        );
+        return Err(Failure::new(Exit::CannotCreate, message));
+    }
     match File::create(path) {
         Ok(file) => Ok(Box::new(file)),
         Err(error) => {
@@ -405,6 +418,12 @@ fn open_output(plan: &Plan) -> Result<Box<dyn Write + Send>, Failure> {
             Err(Failure::new(Exit::CannotCreate, message))
         }
     }
+}
+
+/// Whether both paths lead to one file, by whatever names.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 fn never_ran(outcome: Outcome, error: String) -> Ended {

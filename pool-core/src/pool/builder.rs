@@ -1,7 +1,8 @@
 //! How a pool is set up.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZero;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -255,6 +256,16 @@ impl PoolBuilder {
         if self.max_pending == 0 {
             return Err(config("max_pending must be at least 1"));
         }
+        if self.task_timeout == Some(Duration::ZERO) || self.start_timeout.is_zero() {
+            return Err(config("a time limit of zero leaves no time: leave it out for none"));
+        }
+        if let Some(name) =
+            self.env.iter().find_map(|(name, value)| bad_variable(name, value.as_deref()))
+        {
+            return Err(PoolError::Config(format!(
+                "the environment variable {name:?} can't be set: no '=' in the name, and no zero bytes"
+            )));
+        }
         let name = self.name.unwrap_or_else(default_name);
         if name.len() > MAX_NAME || name.contains('\0') {
             return Err(PoolError::Config(format!(
@@ -319,6 +330,14 @@ const MAX_PROCESSES: u32 = 16_384;
 const MAX_NAME: usize = 200;
 
 const _: () = assert!(SLOTS <= u16::MAX as usize, "slots are numbered by u16");
+
+/// The name of a variable that no environment can hold.
+fn bad_variable<'a>(name: &'a OsStr, value: Option<&OsStr>) -> Option<&'a OsStr> {
+    let zero = |text: &OsStr| text.as_bytes().contains(&0);
+    let bad =
+        name.is_empty() || name.as_bytes().contains(&b'=') || zero(name) || value.is_some_and(zero);
+    bad.then_some(name)
+}
 
 fn config(text: &str) -> PoolError {
     PoolError::Config(text.to_owned())

@@ -336,8 +336,14 @@ impl Scheduler {
         let limit = START_FAILURES.max(2 * self.config.workers);
         let patient = self.ever_ready && now < self.failing_since + START_PATIENCE_NS;
         if times >= limit && !patient && !self.any_ready() && self.phase < Phase::Stopping {
+            // a worker that exits in good order has nearly always run a program that does not know what it is
+            let hint = if error.starts_with("exited") {
+                "; call pool_core::init() first in main, or put pool_core::test_support!() into the test crate, and don't exit in an initializer"
+            } else {
+                ""
+            };
             self.broken = Some(PoolError::StartFailed(format!(
-                "workers ended before they were ready {times} times in a row (the last one {error}); is pool_core::init() called first in main?"
+                "workers ended before they were ready {times} times in a row (the last one {error}){hint}"
             )));
         }
     }

@@ -10,6 +10,9 @@ use super::{TaskFn, panics};
 use crate::codec::{self, Unencodable};
 use crate::error::{Oversize, TaskError};
 
+/// The usual reason.
+const HINT: &str = " (types with serde's skip_serializing_if, untagged, tag or flatten can't be passed: see TaskFn)";
+
 /// The monomorphised entry point of a function.
 pub(crate) type Entry = fn(&[u8], &mut Output<'_>) -> Result<(), Fault>;
 
@@ -75,7 +78,10 @@ where
 }
 
 pub(crate) fn decode_error<R>(error: &str) -> TaskError {
-    TaskError::Decode(format!("cannot decode the result of type {}: {error}", type_name::<R>()))
+    TaskError::Decode(format!(
+        "cannot decode the result of type {}: {error}{HINT}",
+        type_name::<R>()
+    ))
 }
 
 pub(super) fn decode_args<F, Args: DeserializeOwned + 'static>(
@@ -83,7 +89,7 @@ pub(super) fn decode_args<F, Args: DeserializeOwned + 'static>(
 ) -> Result<Args, Fault> {
     codec::decode_value(input).map_err(|error| {
         Fault::Decode(format!(
-            "cannot decode the arguments of type {} for {}: {error}",
+            "cannot decode the arguments of type {} for {}: {error}{HINT}",
             type_name::<Args>(),
             type_name::<F>()
         ))

@@ -17,6 +17,12 @@ pub enum Fallible {}
 /// Arguments (as a tuple) and result are serde types. `Kind` is [`Plain`] or [`Fallible`] and is inferred. There is no need
 /// to implement this trait: it is implemented for all such functions.
 ///
+/// Arguments and results must be owned (`String`, not `&str`), and their encoding is not self-describing: both sides go by the types alone. So
+/// serde attributes that leave fields out or guess types don't work in them: `skip_serializing_if`, `untagged`, `tag`, `flatten`, and with them
+/// `serde_json::Value`. A value with such attributes fails to decode or, worse, is decoded to something else; pass it as text, e.g. with `serde_json`.
+/// A function that can fail returns `anyhow::Result<T>`; a `std::io::Result` is no data. A function pointer is no task: the worker would not
+/// know to which function it points.
+///
 /// A closure that captures does not compile, because its captured variables would not be in the worker:
 ///
 /// ```compile_fail
@@ -24,6 +30,13 @@ pub enum Fallible {}
 /// let offset = 3;
 /// let result = pool.apply(move |x: u64| x + offset, (1,)); // pass `offset` as an argument
 /// ```
+///
+/// This is checked when the program is built, not by `cargo check`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be a task with the arguments `{Args}`",
+    note = "a task is a `fn` item or a closure without captures; the arguments are given as a tuple, e.g. `(1, 2)` or `(x,)`",
+    note = "arguments are owned serde types; so is the result, or it is `anyhow::Result` of one: convert other errors with `?`"
+)]
 pub trait TaskFn<Args, Kind>: Copy + Send + 'static {
     /// What the handle gives.
     type Output: Serialize + DeserializeOwned + Send + 'static;
