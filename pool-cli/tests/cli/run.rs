@@ -243,3 +243,16 @@ fn the_jobs_among_the_examples_are_valid() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.results().len() > 20);
 }
+
+#[test]
+fn results_never_overwrite_what_the_job_reads() {
+    let lines = job("task = 'echo'", "lines = 'input.txt'", "").file("input.txt", "one\ntwo\n");
+    for (output, read) in [("job.toml", "job.toml"), ("input.txt", "input.txt")] {
+        let before = std::fs::read(lines.path(read)).unwrap();
+        let ran = lines.run(&["-o", output]);
+        assert_eq!(ran.code, 73, "{ran:?}");
+        assert!(ran.stderr.contains("is read by this job"), "{}", ran.stderr);
+        assert_eq!(std::fs::read(lines.path(read)).unwrap(), before);
+    }
+    assert_eq!(lines.run(&["-o", "output.jsonl"]).code, 0);
+}
