@@ -185,6 +185,16 @@ pub enum SubmitError {
     Broken(String),
 }
 
+/// For calls that submit and wait: a task that was not accepted has no result.
+impl From<SubmitError> for TaskError {
+    fn from(error: SubmitError) -> TaskError {
+        match error {
+            SubmitError::Closed => TaskError::Terminated,
+            SubmitError::Broken(reason) => TaskError::PoolBroken(reason),
+        }
+    }
+}
+
 /// Why a task was not accepted at once. Both kinds hand the arguments back.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -102,11 +102,7 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
         let options = Options { awaited: true, ..self.options };
-        match (Call { options, ..*self }).apply_async(args) {
-            Ok(handle) => handle.get(),
-            Err(SubmitError::Closed) => Err(TaskError::Terminated),
-            Err(SubmitError::Broken(reason)) => Err(TaskError::PoolBroken(reason)),
-        }
+        (Call { options, ..*self }).apply_async(args)?.get()
     }
 
     /// [`Pool::apply_async`] with these options.
@@ -180,11 +176,7 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
         Args: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = Args>,
     {
-        match self.starmap_async(items) {
-            Ok(results) => results.get(),
-            Err(SubmitError::Closed) => Err(TaskError::Terminated),
-            Err(SubmitError::Broken(reason)) => Err(TaskError::PoolBroken(reason)),
-        }
+        self.starmap_async(items)?.get()
     }
 
     /// [`Pool::starmap_async`] with these options.

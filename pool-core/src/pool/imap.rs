@@ -147,13 +147,6 @@ where
     Some(task.map(|task| (AsyncResult::new(task, chunk::decode::<R>), input.len())))
 }
 
-fn refused(error: SubmitError) -> TaskError {
-    match error {
-        SubmitError::Closed => TaskError::Terminated,
-        SubmitError::Broken(reason) => TaskError::PoolBroken(reason),
-    }
-}
-
 /// The iterator of [`Pool::imap`].
 #[must_use = "iterators do nothing until they are asked for items"]
 pub struct Imap<'pool, R, I: Iterator> {
@@ -183,7 +176,7 @@ impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
         while let Some(task) = self.feeder.next_task() {
             match task {
                 Ok(task) => self.tasks.push_back(task),
-                Err(error) => self.refused = Some(refused(error)),
+                Err(error) => self.refused = Some(error.into()),
             }
         }
         if self.ready.is_empty()
@@ -242,7 +235,7 @@ impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
                     self.tasks.insert(self.next_token, task);
                     self.next_token += 1;
                 }
-                Err(error) => self.refused = Some(refused(error)),
+                Err(error) => self.refused = Some(error.into()),
             }
         }
     }

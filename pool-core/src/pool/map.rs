@@ -12,7 +12,7 @@ use crate::handle::{AsyncResult, MapResult};
 use crate::limits::{CHUNKS_PER_WORKER, MAX_CHUNK};
 use crate::task::TaskFn;
 use crate::task::callee::Callee;
-use crate::task::chunk::{self, Chunk};
+use crate::task::chunk;
 
 impl Pool {
     /// Calls the function for each item and gives the results in the order of the input. Blocks until all are there.
@@ -94,7 +94,7 @@ impl Pool {
 
     pub(super) fn submit_chunks<F, Args, Kind>(
         &self,
-        mut items: impl Iterator<Item = Args>,
+        items: impl Iterator<Item = Args>,
         options: &Options,
     ) -> Result<MapResult<F::Output>, SubmitError>
     where
@@ -103,61 +103,36 @@ impl Pool {
     {
         // asked first, so that a closed pool is told also for an empty input
         self.shared().check_open()?;
-        let function = Function::of::<F>(Callee::of(chunk::run::<F, Args, Kind>));
-        let mut handles = Vec::new();
-        match (options.chunk_size, items.size_hint()) {
-            (Some(size), _) => {
-                self.submit_each::<F, Args, Kind>(
-                    &function,
-                    &mut items,
-                    size,
-                    options,
-                    &mut handles,
-                )?;
-            }
-            (None, (least, Some(most))) if least == most => {
-                let size = self.chunk_size(most);
-                self.submit_each::<F, Args, Kind>(
-                    &function,
-                    &mut items,
-                    size,
-                    options,
-                    &mut handles,
-                )?;
-            }
+        let size = match (options.chunk_size, items.size_hint()) {
+            (Some(size), _) => size,
+            (None, (least, Some(most))) if least == most => self.chunk_size(most),
             (None, _) => {
-                let mut items = items.collect::<Vec<_>>().into_iter();
+                let items: Vec<Args> = items.collect();
                 let size = self.chunk_size(items.len());
-                self.submit_each::<F, Args, Kind>(
-                    &function,
-                    &mut items,
-                    size,
-                    options,
-                    &mut handles,
-                )?;
+                return self.submit_each::<F, Args, Kind>(items.into_iter(), size, options);
             }
-        }
-        Ok(MapResult::new(handles))
+        };
+        self.submit_each::<F, Args, Kind>(items, size, options)
     }
 
     fn submit_each<F, Args, Kind>(
         &self,
-        function: &Function,
-        items: &mut impl Iterator<Item = Args>,
+        mut items: impl Iterator<Item = Args>,
         size: NonZero<usize>,
         options: &Options,
-        handles: &mut Vec<(AsyncResult<Chunk<F::Output>>, usize)>,
-    ) -> Result<(), SubmitError>
+    ) -> Result<MapResult<F::Output>, SubmitError>
     where
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
+        let function = Function::of::<F>(Callee::of(chunk::run::<F, Args, Kind>));
+        let mut handles = Vec::new();
         loop {
-            let input: Vec<Args> = items.take(size.get()).collect();
+            let input: Vec<Args> = items.by_ref().take(size.get()).collect();
             if input.is_empty() {
-                return Ok(());
+                return Ok(MapResult::new(handles));
             }
-            let task = self.submit(function, &input, input.len(), options)?;
+            let task = self.submit(&function, &input, input.len(), options)?;
             handles.push((AsyncResult::new(task, chunk::decode::<F::Output>), input.len()));
         }
     }
