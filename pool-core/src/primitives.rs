@@ -1,15 +1,19 @@
 //! The locks of the code that is model-checked: loom's under `--cfg loom`, std's otherwise.
 
+use std::sync::PoisonError;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// Locks, also after a thread has panicked with the lock held: the state behind the pool's locks is changed in steps that can't
-/// panic half way.
+/// Locks; see [`unpoisoned`].
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    match mutex.lock() {
-        Ok(guard) => guard,
-        Err(poisoned) => poisoned.into_inner(),
-    }
+    unpoisoned(mutex.lock())
+}
+
+/// The guard, also after a thread has panicked with the lock held: the state behind the pool's locks is changed in steps that can't
+/// panic half way.
+pub(crate) fn unpoisoned<G>(result: Result<G, PoisonError<G>>) -> G {
+    result.unwrap_or_else(PoisonError::into_inner)
 }

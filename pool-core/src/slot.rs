@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::primitives::{Condvar, Mutex, lock};
+use crate::primitives::{Condvar, Mutex, lock, unpoisoned};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -114,13 +114,6 @@ impl<T> Slot<T> {
                 *sleepers -= 1;
             }
         }
-    }
-}
-
-fn unpoisoned<G>(result: Result<G, std::sync::PoisonError<G>>) -> G {
-    match result {
-        Ok(guard) => guard,
-        Err(poisoned) => poisoned.into_inner(),
     }
 }
 

@@ -10,7 +10,7 @@ mod replies;
 mod service;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
 use crate::ids::TaskKey;
 use crate::limits::KILL_WAIT;
+use crate::primitives::unpoisoned;
 use crate::sched::{self, Event, Phase};
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, Watch};
@@ -254,8 +255,4 @@ impl Shared {
     pub(crate) fn is_owner(&self) -> bool {
         std::process::id() == self.owner
     }
-}
-
-fn unpoisoned<G>(result: Result<G, PoisonError<G>>) -> G {
-    result.unwrap_or_else(PoisonError::into_inner)
 }

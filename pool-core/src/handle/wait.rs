@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::{AsyncResult, TaskRef, deadline};
+use crate::primitives::unpoisoned;
 
 /// Waits until one of the tasks has a result or has failed, and gives its index; `None` only if there are no handles.
 ///
@@ -142,7 +143,7 @@ impl Wake for Token {
 
 impl Completions {
     fn push(&self, token: u64) {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push_back(token);
+        unpoisoned(self.ready.lock()).push_back(token);
         self.any.notify_one();
     }
 }
@@ -164,20 +165,20 @@ impl CompletionQueue {
 
     /// Waits for the next token; `None` at the deadline.
     pub(crate) fn pop(&self, deadline: Option<Instant>) -> Option<u64> {
-        let mut ready = self.0.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = unpoisoned(self.0.ready.lock());
         loop {
             if let Some(token) = ready.pop_front() {
                 return Some(token);
             }
             ready = match deadline {
-                None => self.0.any.wait(ready).unwrap_or_else(PoisonError::into_inner),
+                None => unpoisoned(self.0.any.wait(ready)),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return None;
                     }
                     let waited = self.0.any.wait_timeout(ready, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+                    unpoisoned(waited).0
                 }
             };
         }

@@ -71,6 +71,10 @@ struct Feeder<'pool, R, I: Iterator> {
     /// Items submitted, or given out but not consumed.
     ahead: usize,
     submit: SubmitChunk<R, I>,
+    /// Outcomes that arrived and were not consumed.
+    ready: VecDeque<Result<R, TaskError>>,
+    /// Why the pool took no more.
+    refused: Option<TaskError>,
 }
 
 type SubmitChunk<R, I> = fn(
@@ -104,26 +108,43 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
             window,
             ahead: 0,
             submit: submit_chunk::<R, A, I>,
+            ready: VecDeque::new(),
+            refused: None,
         }
     }
 
-    /// The next task, if the window and the input allow one.
-    fn next_task(&mut self) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>> {
+    /// The next task, if the window, the input and the pool allow one.
+    fn next_task(&mut self) -> Option<(ChunkHandle<R>, usize)> {
         if self.exhausted || self.ahead + self.chunk_size > self.window {
             return None;
         }
-        let task = (self.submit)(
-            self.pool,
-            &self.function,
-            &mut self.items,
-            self.chunk_size,
-            &self.options,
-        );
-        match &task {
-            Some(Ok((_, items))) => self.ahead += items,
-            Some(Err(_)) | None => self.exhausted = true,
+        let (chunk_size, options) = (self.chunk_size, &self.options);
+        match (self.submit)(self.pool, &self.function, &mut self.items, chunk_size, options) {
+            Some(Ok((task, items))) => {
+                self.ahead += items;
+                return Some((task, items));
+            }
+            Some(Err(error)) => self.refused = Some(error.into()),
+            None => {}
         }
-        task
+        self.exhausted = true;
+        None
+    }
+
+    /// Takes the outcomes of a task in; waits for it.
+    fn arrived(&mut self, (task, items): (ChunkHandle<R>, usize)) {
+        self.ready.extend(chunk_outcome(task.get(), items).into_outcomes());
+    }
+
+    /// The next outcome to be consumed; the last one is that the pool took no more.
+    fn consume(&mut self) -> Option<Result<R, TaskError>> {
+        match self.ready.pop_front() {
+            Some(result) => {
+                self.ahead -= 1;
+                Some(result)
+            }
+            None => self.refused.take().map(Err),
+        }
     }
 }
 
@@ -152,8 +173,6 @@ where
 pub struct Imap<'pool, R, I: Iterator> {
     feeder: Feeder<'pool, R, I>,
     tasks: VecDeque<(ChunkHandle<R>, usize)>,
-    ready: VecDeque<Result<R, TaskError>>,
-    refused: Option<TaskError>,
 }
 
 impl<'pool, R, I: Iterator> Imap<'pool, R, I> {
@@ -165,7 +184,7 @@ impl<'pool, R, I: Iterator> Imap<'pool, R, I> {
         I: Iterator<Item = A>,
     {
         let feeder = Feeder::new::<F, A, Kind>(pool, items, options);
-        Imap { feeder, tasks: VecDeque::new(), ready: VecDeque::new(), refused: None }
+        Imap { feeder, tasks: VecDeque::new() }
     }
 }
 
@@ -174,21 +193,14 @@ impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while let Some(task) = self.feeder.next_task() {
-            match task {
-                Ok(task) => self.tasks.push_back(task),
-                Err(error) => self.refused = Some(error.into()),
-            }
+            self.tasks.push_back(task);
         }
-        if self.ready.is_empty()
-            && let Some((task, items)) = self.tasks.pop_front()
+        if self.feeder.ready.is_empty()
+            && let Some(task) = self.tasks.pop_front()
         {
-            self.ready.extend(chunk_outcome(task.get(), items).into_outcomes());
+            self.feeder.arrived(task);
         }
-        if let Some(result) = self.ready.pop_front() {
-            self.feeder.ahead -= 1;
-            return Some(result);
-        }
-        self.refused.take().map(Err)
+        self.feeder.consume()
     }
 }
 
@@ -205,8 +217,6 @@ pub struct ImapUnordered<'pool, R, I: Iterator> {
     tasks: HashMap<u64, (ChunkHandle<R>, usize)>,
     next_token: u64,
     completed: CompletionQueue,
-    ready: VecDeque<Result<R, TaskError>>,
-    refused: Option<TaskError>,
 }
 
 impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
@@ -222,21 +232,6 @@ impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
             tasks: HashMap::new(),
             next_token: 0,
             completed: CompletionQueue::new(),
-            ready: VecDeque::new(),
-            refused: None,
-        }
-    }
-
-    fn fill(&mut self) {
-        while let Some(task) = self.feeder.next_task() {
-            match task {
-                Ok(task) => {
-                    self.completed.watch(self.next_token, task.0.task());
-                    self.tasks.insert(self.next_token, task);
-                    self.next_token += 1;
-                }
-                Err(error) => self.refused = Some(error.into()),
-            }
         }
     }
 }
@@ -245,19 +240,19 @@ impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
     type Item = Result<R, TaskError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.fill();
-        if self.ready.is_empty()
+        while let Some(task) = self.feeder.next_task() {
+            self.completed.watch(self.next_token, task.0.task());
+            self.tasks.insert(self.next_token, task);
+            self.next_token += 1;
+        }
+        if self.feeder.ready.is_empty()
             && !self.tasks.is_empty()
             && let Some(token) = self.completed.pop(None)
-            && let Some((task, items)) = self.tasks.remove(&token)
+            && let Some(task) = self.tasks.remove(&token)
         {
-            self.ready.extend(chunk_outcome(task.get(), items).into_outcomes());
+            self.feeder.arrived(task);
         }
-        if let Some(result) = self.ready.pop_front() {
-            self.feeder.ahead -= 1;
-            return Some(result);
-        }
-        self.refused.take().map(Err)
+        self.feeder.consume()
     }
 }
 

@@ -25,7 +25,6 @@ pub(crate) struct Hello {
     pub(crate) version: u32,
     pub(crate) depth: u32,
     pub(crate) image: [u64; 4],
-    pub(crate) pid: u32,
 }
 
 impl Hello {

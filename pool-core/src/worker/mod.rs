@@ -70,12 +70,7 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     panics::keep();
     let page = StatusPage::map(page.as_fd())?;
     let mut outbox = Outbox::new(stream, page.lane(), boot.max_result);
-    let hello = Hello {
-        version: PROTOCOL_VERSION,
-        depth: boot.depth,
-        image: process::image_id()?,
-        pid: std::process::id(),
-    };
+    let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image: process::image_id()? };
     outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
     })?;
