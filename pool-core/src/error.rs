@@ -88,6 +88,9 @@ pub enum TaskError {
     /// The pool can't start workers any more; the text says why.
     #[error("the pool is broken: {0}")]
     PoolBroken(String),
+    /// An option of the call that this kind of pool can't keep; the text says which.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// The result was not there within the time given to `get_timeout`. The task goes on.
     #[error("the result was not ready within {0:?}; the task goes on")]
     NotReady(Duration),
@@ -183,6 +186,9 @@ pub enum SubmitError {
     /// The pool can't start workers any more; the text says why.
     #[error("the pool is broken: {0}")]
     Broken(String),
+    /// An option of the call that this kind of pool can't keep; the text says which.
+    #[error("{0}")]
+    Unsupported(&'static str),
 }
 
 /// For calls that submit and wait: a task that was not accepted has no result.
@@ -191,11 +197,12 @@ impl From<SubmitError> for TaskError {
         match error {
             SubmitError::Closed => TaskError::Terminated,
             SubmitError::Broken(reason) => TaskError::PoolBroken(reason),
+            SubmitError::Unsupported(what) => TaskError::Unsupported(what),
         }
     }
 }
 
-/// Why a task was not accepted at once. Both kinds hand the arguments back.
+/// Why a task was not accepted at once. All kinds hand the arguments back.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrySubmitError<Args> {
@@ -205,13 +212,18 @@ pub enum TrySubmitError<Args> {
     /// The pool was closed, terminated or dropped, or is broken.
     #[error("the pool is closed")]
     Closed(Args),
+    /// An option of the call that this kind of pool can't keep; the text says which.
+    #[error("{0}")]
+    Unsupported(&'static str, Args),
 }
 
 impl<Args> TrySubmitError<Args> {
     /// The arguments that were not accepted.
     pub fn into_args(self) -> Args {
         match self {
-            TrySubmitError::Full(args) | TrySubmitError::Closed(args) => args,
+            TrySubmitError::Full(args)
+            | TrySubmitError::Closed(args)
+            | TrySubmitError::Unsupported(_, args) => args,
         }
     }
 }
@@ -221,6 +233,7 @@ impl<Args> fmt::Debug for TrySubmitError<Args> {
         f.write_str(match self {
             TrySubmitError::Full(_) => "Full(..)",
             TrySubmitError::Closed(_) => "Closed(..)",
+            TrySubmitError::Unsupported(..) => "Unsupported(..)",
         })
     }
 }

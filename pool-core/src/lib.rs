@@ -115,7 +115,7 @@ mod sys;
 mod task;
 mod transport;
 mod wire;
-mod worker;
+pub mod worker;
 
 pub use backend::process::spawner::Output;
 #[doc(hidden)]
@@ -126,6 +126,6 @@ pub use handle::{
     AsCompleted, AsyncResult, MapResult, as_completed, wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
-pub use pool::{Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
+pub use pool::{Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};

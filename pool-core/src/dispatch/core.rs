@@ -2,36 +2,42 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::Settings;
-use crate::backend::process::link::Link;
+use super::courier::Courier;
+use super::time_limits::TimeLimits;
+use crate::backend::Link;
+use crate::backend::process::link::ProcessLink;
 use crate::error::{SubmitError, TaskError, TaskInfo};
-use crate::ids::{TaskId, TaskKey, WorkerKey};
+use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
 use crate::limits::INLINE_BYTES;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
 use crate::slot::Slot;
 use crate::sys::poll::Watch;
 use crate::sys::{clock, process};
 use crate::task::callee::Callee;
+use crate::task::job::{JobCell, Outcome};
 use crate::wire::from_worker::Header;
-
-/// The bytes of a result, or why there is none.
-pub(crate) type Outcome = Result<Vec<u8>, TaskError>;
 
 pub(crate) type TaskSlot = Slot<Outcome>;
 
-/// Encoded arguments.
-#[derive(Debug)]
+/// What a worker needs to run a task.
+#[derive(Clone, Debug)]
 pub(crate) enum Payload {
+    /// Encoded arguments.
     Inline(Vec<u8>),
-    /// To be passed in pieces, for which it is shared with the link.
+    /// Encoded arguments that are passed in pieces, for which they are shared with the link.
     Big(Arc<Vec<u8>>),
+    /// For a worker thread, with which it is shared.
+    Direct(Arc<JobCell>),
 }
 
 impl Payload {
-    pub(crate) fn new(bytes: Vec<u8>) -> Payload {
+    /// Encoded arguments.
+    pub(crate) fn encoded(bytes: Vec<u8>) -> Payload {
         if bytes.len() > INLINE_BYTES {
             Payload::Big(Arc::new(bytes))
         } else {
@@ -43,12 +49,23 @@ impl Payload {
         match self {
             Payload::Inline(bytes) => bytes.len(),
             Payload::Big(bytes) => bytes.len(),
+            Payload::Direct(_) => 0,
+        }
+    }
+
+    /// Nobody needs it any more. A worker thread may still have it in its mailbox.
+    fn discard(self) {
+        if let Payload::Direct(job) = self {
+            // the drop of arguments is user code, which may panic
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(job.take())));
         }
     }
 }
 
+/// What is done with an outcome on the pool's callback thread, before its handle has it.
+pub(crate) type Finish = Box<dyn FnOnce(Outcome) -> Outcome + Send>;
+
 /// A task to be taken in.
-#[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) callee: Callee,
     pub(crate) name: Cow<'static, str>,
@@ -56,19 +73,24 @@ pub(crate) struct Request {
     pub(crate) items: u32,
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) soft_timeout: Option<Duration>,
+    pub(crate) priority: i32,
+    /// The pause before the first retry.
+    pub(crate) backoff: Option<Duration>,
     /// The caller waits for the result next, and reads the worker's replies itself.
     pub(crate) awaited: bool,
+    pub(crate) finish: Option<Finish>,
     pub(crate) slot: Arc<TaskSlot>,
 }
 
 /// A task that is not settled.
-#[derive(Debug)]
 pub(super) struct Body {
     pub(super) id: TaskId,
     pub(super) name: Cow<'static, str>,
     pub(super) callee: Callee,
     pub(super) payload: Payload,
-    pub(super) limit_ns: Option<u64>,
+    pub(super) limits: TimeLimits,
+    pub(super) finish: Option<Finish>,
     pub(super) slot: Arc<TaskSlot>,
 }
 
@@ -86,11 +108,16 @@ pub(super) struct SpawnRequest {
 }
 
 /// What is done after the lock was let go.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Effects {
     pub(super) settled: Vec<(Arc<TaskSlot>, Outcome)>,
+    /// Those whose outcome goes to the callback thread first.
+    pub(super) finishing: Vec<(Arc<TaskSlot>, Outcome, Finish)>,
+    pub(super) courier: Option<Arc<Courier>>,
     /// Arguments that nobody needs any more: freeing them takes time.
     pub(super) garbage: Vec<Payload>,
+    /// Results of tasks that were settled before.
+    pub(super) unwanted: Vec<Outcome>,
     pub(super) phase_changed: bool,
     /// The pool's thread sleeps longer than it should now.
     pub(super) hurry: bool,
@@ -103,15 +130,29 @@ impl Drop for Effects {
             let settled = slot.settle(outcome);
             debug_assert!(settled.is_ok(), "the scheduler settles each task once");
         }
+        if let Some(courier) = &self.courier {
+            for (slot, outcome, finish) in self.finishing.drain(..) {
+                courier.send(move || settle_finished(&slot, outcome, finish));
+            }
+        }
+        self.garbage.drain(..).for_each(Payload::discard);
     }
 }
 
+/// Calls the callbacks of a task, then settles it: whatever they do.
+pub(super) fn settle_finished(slot: &TaskSlot, outcome: Outcome, finish: Finish) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| finish(outcome)));
+    let lost = |_| Err(TaskError::Decode("decoding the result panicked".to_owned()));
+    // settled once: the task is forgotten by everybody else
+    let _ = slot.settle(outcome.unwrap_or_else(lost));
+}
+
 /// See the module's documentation.
-#[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) sched: Scheduler,
     pub(super) settings: Arc<Settings>,
     pub(super) watch: Arc<Watch>,
+    pub(super) courier: Arc<Courier>,
     pub(super) links: Vec<Option<Link>>,
     pub(super) bodies: Vec<Option<Body>>,
     /// Scratch, empty between two events.
@@ -142,13 +183,15 @@ impl Core {
     pub(super) fn new(
         settings: Arc<Settings>,
         watch: Arc<Watch>,
+        courier: Arc<Courier>,
         spawner: mpsc::Sender<SpawnRequest>,
     ) -> Core {
-        let is_copy = settings.recipe.executable.is_none();
+        let is_copy = settings.recipe().is_some_and(|recipe| recipe.executable.is_none());
         Core {
             sched: Scheduler::new(settings.sched.clone()),
             settings,
             watch,
+            courier,
             links: Vec::new(),
             bodies: Vec::new(),
             actions: Vec::new(),
@@ -170,6 +213,15 @@ impl Core {
         }
     }
 
+    /// The worker of a handle's task that is running, and what it is called there.
+    pub(crate) fn running(&self, key: TaskKey, slot: &Arc<TaskSlot>) -> Option<(&Link, Lease)> {
+        if !self.is_task(key, slot) {
+            return None;
+        }
+        let (worker, lease) = self.sched.lease_of(key)?;
+        Some((self.link(worker)?, lease))
+    }
+
     /// Tells the scheduler and does what it wants.
     pub(super) fn event(&mut self, event: Event<'_>, now: u64, effects: &mut Effects) {
         self.sched.handle(event, now, &mut self.actions);
@@ -185,15 +237,19 @@ impl Core {
             items: request.items,
             retries: request.retries,
         };
-        let limit_ns =
-            request.timeout.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
-        self.limited += usize::from(limit_ns.is_some());
+        let ns = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let limits = TimeLimits {
+            soft_ns: request.soft_timeout.map(ns),
+            hard_ns: request.timeout.map(ns),
+        };
+        self.limited += usize::from(limits.any());
         let body = Body {
             id: TaskId(self.next_id),
             name: request.name,
             callee: request.callee,
             payload: request.payload,
-            limit_ns,
+            limits,
+            finish: request.finish,
             slot: request.slot,
         };
         self.next_id += 1;
@@ -252,6 +308,11 @@ impl Core {
 
     pub(super) fn link_mut(&mut self, worker: WorkerKey) -> Option<&mut Link> {
         self.links.get_mut(worker.index())?.as_mut()
+    }
+
+    /// The link of a worker that is a process.
+    pub(super) fn process_mut(&mut self, worker: WorkerKey) -> Option<&mut ProcessLink> {
+        self.link_mut(worker)?.as_process_mut()
     }
 
     pub(super) fn close_spawner(&mut self) {

@@ -5,16 +5,21 @@
 
 mod attend;
 mod core;
+mod courier;
 mod perform;
 mod replies;
 mod service;
+mod starting;
+mod threads;
+mod time_limits;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::core::{Core, Effects, Outcome, Payload, Request, TaskSlot};
+pub(crate) use self::core::{Core, Effects, Finish, Payload, Request, TaskSlot};
+pub(crate) use courier::Courier;
 use crate::backend::process::spawner::Recipe;
 use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
@@ -23,12 +28,15 @@ use crate::limits::KILL_WAIT;
 use crate::primitives::unpoisoned;
 use crate::sched::{self, Event, Phase};
 use crate::sys::clock;
+use crate::task::job::Outcome;
 use crate::sys::poll::{Doorbell, Watch};
 
 /// What a pool does not change after it was built.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    pub(crate) recipe: Recipe,
+    pub(crate) name: String,
+    pub(crate) workers: Workers,
+    pub(crate) max_result: u64,
     pub(crate) sched: sched::Config,
     pub(crate) max_pending: usize,
     pub(crate) max_task: u64,
@@ -40,8 +48,24 @@ pub(crate) struct Settings {
     pub(crate) initializer: Option<(crate::task::callee::Callee, Vec<u8>)>,
 }
 
-/// A pool, as its handles, its threads and its user share it.
+/// What kind of workers a pool has.
 #[derive(Debug)]
+pub(crate) enum Workers {
+    Processes(Recipe),
+    Threads,
+}
+
+impl Settings {
+    /// How worker processes are started; `None` for a pool of threads.
+    pub(crate) fn recipe(&self) -> Option<&Recipe> {
+        match &self.workers {
+            Workers::Processes(recipe) => Some(recipe),
+            Workers::Threads => None,
+        }
+    }
+}
+
+/// A pool, as its handles, its threads and its user share it.
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     core: Mutex<Core>,
@@ -52,6 +76,7 @@ pub(crate) struct Shared {
     phase: Condvar,
     watch: Arc<Watch>,
     bell: Arc<Doorbell>,
+    pub(crate) courier: Arc<Courier>,
     service_threads: OnceLock<Vec<ThreadId>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     owner: u32,
@@ -68,14 +93,18 @@ impl Shared {
             .map_err(PoolError::os("cannot watch an eventfd"))?;
         let (spawner, requests) = mpsc::channel();
         let (settings, watch) = (Arc::new(settings), Arc::new(watch));
+        let courier = Arc::new(Courier::new(&settings.name));
+        let core =
+            Core::new(Arc::clone(&settings), Arc::clone(&watch), Arc::clone(&courier), spawner);
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(Arc::clone(&settings), Arc::clone(&watch), spawner)),
+            core: Mutex::new(core),
             settings,
             space: Condvar::new(),
             space_waiters: AtomicUsize::new(0),
             phase: Condvar::new(),
             watch,
             bell: Arc::new(bell),
+            courier,
             service_threads: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
             owner: std::process::id(),
@@ -91,11 +120,11 @@ impl Shared {
         requests: mpsc::Receiver<core::SpawnRequest>,
     ) -> Result<(), PoolError> {
         let thread = |name: &str| {
-            std::thread::Builder::new().name(format!("{}-{name}", self.settings.recipe.pool))
+            std::thread::Builder::new().name(format!("{}-{name}", self.settings.name))
         };
         let (one, other) = (Arc::clone(self), Arc::clone(self));
         let spawner = thread("spawner")
-            .spawn(move || service::spawn_workers(&one, &requests))
+            .spawn(move || starting::spawn_workers(&one, &requests))
             .map_err(PoolError::os("cannot start a thread"))?;
         self.threads_mut().push(spawner);
         let io = thread("io").spawn(move || service::serve(&other)).map_err(|error| {
@@ -198,6 +227,22 @@ impl Shared {
         Ok(Some(key))
     }
 
+    /// Settles a slot that the scheduler knows nothing of.
+    pub(crate) fn settle(&self, slot: Arc<TaskSlot>, outcome: Outcome, finish: Option<Finish>) {
+        match finish {
+            // nobody else has it yet
+            None => drop(slot.settle(outcome)),
+            Some(finish) => {
+                self.courier.send(move || core::settle_finished(&slot, outcome, finish));
+            }
+        }
+    }
+
+    /// Waits until all callbacks have been called.
+    pub(crate) fn wait_for_callbacks(&self, deadline: Option<Instant>) -> bool {
+        self.courier.wait(deadline)
+    }
+
     /// Whether the pool takes tasks.
     pub(crate) fn check_open(&self) -> Result<(), SubmitError> {
         self.lock().check_open()
@@ -212,7 +257,8 @@ impl Shared {
         let grace_ns = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX >> 1);
         self.event(Event::Terminate { grace_ns });
         self.bell.ring();
-        if !self.on_service_thread() {
+        // a callback, which runs on none of the threads that stopping takes, may wait
+        if !self.on_service_thread() && !self.is_worked_for_by_this_thread() {
             self.wait_stopped(Some(deadline(grace.saturating_add(KILL_WAIT))));
         }
     }
@@ -235,9 +281,20 @@ impl Shared {
         true
     }
 
+    /// Keeps the handle of a thread that is ending, until the pool's threads are collected.
+    fn keep_thread(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads_mut();
+        // of a pool that recycles its threads, those that have ended need not be kept
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
     /// Collects the pool's threads. They end by themselves when all workers are gone.
     pub(crate) fn reap_threads(&self) {
-        if self.lock().sched.phase() < Phase::Stopped || self.on_service_thread() {
+        if self.lock().sched.phase() < Phase::Stopped
+            || self.on_service_thread()
+            || self.is_worked_for_by_this_thread()
+         {
             return;
         }
         let threads = std::mem::take(&mut *self.threads_mut());
@@ -247,7 +304,15 @@ impl Shared {
         }
     }
 
-    pub(crate) fn on_service_thread(&self) -> bool {
+    /// Whether this is one of the pool's own threads: it can't wait for itself.
+    pub(crate) fn on_own_thread(&self) -> bool {
+        self.on_service_thread()
+            || self.is_worked_for_by_this_thread()
+            || self.courier.is_this_thread()
+    }
+
+    /// Whether this is the thread that reads replies, or the one that starts workers.
+    fn on_service_thread(&self) -> bool {
         let current = std::thread::current().id();
         self.service_threads.get().is_some_and(|threads| threads.contains(&current))
     }

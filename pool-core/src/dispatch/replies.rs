@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::core::{Core, Effects};
+use crate::backend::Link;
 use crate::backend::process::link::{Reading, Stage};
 use crate::codec;
 use crate::error::{ExitCause, PoolError, TaskError};
@@ -12,6 +13,7 @@ use crate::sched::Event;
 use crate::sys::process;
 use crate::sys::signal::{GroupSignal, KILL};
 use crate::task::entry::Fault;
+use crate::task::job::Value;
 use crate::transport::replies::Round;
 use crate::transport::status::Progress;
 use crate::wire::from_worker::{Header, Kind};
@@ -28,8 +30,13 @@ impl Core {
         now: u64,
         effects: &mut Effects,
     ) -> Round {
-        let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
-            return Round::End;
+        let link = match self.links.get_mut(worker.index()).and_then(Option::as_mut) {
+            Some(Link::Process(link)) => link,
+            Some(Link::Thread(_)) => {
+                self.read_thread(worker, now, effects);
+                return Round::Drained;
+            }
+            None => return Round::End,
         };
         if link.violated {
             return Round::End;
@@ -58,7 +65,7 @@ impl Core {
     }
 
     fn violation(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
-        if let Some(link) = self.link_mut(worker) {
+        if let Some(link) = self.process_mut(worker) {
             link.violated = true;
         }
         self.event(Event::Violated { worker }, now, effects);
@@ -73,7 +80,7 @@ impl Core {
         now: u64,
         effects: &mut Effects,
     ) -> bool {
-        let Some(link) = self.link_mut(worker) else { return true };
+        let Some(link) = self.process_mut(worker) else { return true };
         match (header.kind, link.stage) {
             (Kind::Done | Kind::Fault, Stage::Ready) => {
                 self.on_reply(worker, header, body, now, effects)
@@ -126,10 +133,10 @@ impl Core {
             return false;
         }
         self.reply = Some(if kind == Kind::Done {
-            Ok(body)
+            Ok(Value::Encoded(body))
         } else {
             match codec::decode::<Fault>(&body) {
-                Ok(fault) => Err(fault.into_error(self.settings.recipe.max_result)),
+                Ok(fault) => Err(fault.into_error(self.settings.max_result)),
                 Err(_) => return false,
             }
         });
@@ -141,21 +148,21 @@ impl Core {
 
     fn on_hello(&mut self, body: &[u8], now: u64, effects: &mut Effects) -> bool {
         let Ok(hello) = codec::decode::<Hello>(body) else { return false };
-        let depth = self.settings.recipe.role.depth + 1;
+        let depth = self.settings.recipe().map_or(0, |recipe| recipe.role.depth + 1);
         if let Some(reason) = hello.refuse(depth, self.image) {
             self.refuse(PoolError::StartFailed(reason), now, effects);
         }
         true
     }
 
-    fn refuse(&mut self, reason: PoolError, now: u64, effects: &mut Effects) {
+    pub(super) fn refuse(&mut self, reason: PoolError, now: u64, effects: &mut Effects) {
         effects.phase_changed = true;
         self.event(Event::Refused { reason }, now, effects);
     }
 
     /// The process has ended: its last replies are taken, and only then is judged what its death has cost.
     pub(super) fn on_exit(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
-        let Some(link) = self.link_mut(worker) else { return };
+        let Some(link) = self.process_mut(worker) else { return };
         // what it has started ends with it; its number is its own until it is reaped below
         link.signal(GroupSignal::Kill);
         for _ in 0..LAST_ROUNDS {
@@ -164,7 +171,7 @@ impl Core {
             }
         }
         let watch = Arc::clone(&self.watch);
-        let Some(link) = self.link_mut(worker) else { return };
+        let Some(link) = self.process_mut(worker) else { return };
         let Some(exit) = link.pidfd.try_reap() else { return };
         let (violated, killed) = (link.violated, link.killed);
         // failing to unwatch what is about to be closed changes nothing
@@ -181,7 +188,7 @@ impl Core {
             exit
         };
         let started = self.started(worker);
-        if let Some(link) = self.link_mut(worker) {
+        if let Some(link) = self.process_mut(worker) {
             link.cause = Some(cause);
         }
         effects.phase_changed = true;
@@ -190,11 +197,11 @@ impl Core {
     }
 
     /// The tasks that a dead worker had begun and not answered.
-    fn started(&self, worker: WorkerKey) -> Vec<Lease> {
+    pub(super) fn started(&self, worker: WorkerKey) -> Vec<Lease> {
         let (Some(link), Some(state)) = (self.link(worker), self.sched.worker(worker)) else {
             return Vec::new();
         };
-        let begun = |lease: &Lease| link.page.progress(*lease) != Progress::Queued;
+        let begun = |lease: &Lease| link.page().progress(*lease) != Progress::Queued;
         state.running_order().map(|(_, lease)| lease).filter(begun).collect()
     }
 

@@ -15,7 +15,7 @@ use super::Pool;
 use crate::backend::process::spawner::{Output, Recipe};
 use crate::boot;
 use crate::codec;
-use crate::dispatch::{Settings, Shared};
+use crate::dispatch::{Settings, Shared, Workers};
 use crate::error::PoolError;
 use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, MAX_DEPTH, SLOTS};
 use crate::sched;
@@ -279,7 +279,7 @@ impl PoolBuilder {
             ));
         }
         let recipe = Recipe {
-            pool: name,
+            pool: name.clone(),
             role,
             executable: self.executable,
             env: self.env,
@@ -292,7 +292,9 @@ impl PoolBuilder {
         };
         let start_timeout_ns = u64::try_from(self.start_timeout.as_nanos()).unwrap_or(u64::MAX);
         let settings = Settings {
-            recipe,
+            name,
+            workers: Workers::Processes(recipe),
+            max_result: self.max_result_bytes,
             sched: sched::Config {
                 workers,
                 max_tasks_per_child: self.max_tasks_per_child.map(NonZero::get),

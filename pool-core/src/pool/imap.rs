@@ -8,13 +8,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Pool;
-use super::call::{Function, Options};
+use super::options::Options;
+use super::submit::Function;
 use crate::error::{SubmitError, TaskError};
 use crate::handle::{AsyncResult, CompletionQueue, chunk_outcome};
 use crate::limits::IMAP_AHEAD_PER_WORKER;
-use crate::task::TaskFn;
 use crate::task::callee::Callee;
 use crate::task::chunk::{self, Chunk};
+use crate::task::{TaskFn, job};
 
 impl Pool {
     /// Calls the function for each item; an iterator over the results in the order of the input.
@@ -38,6 +39,7 @@ impl Pool {
         F: TaskFn<(A,), Kind>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).imap(items)
     }
@@ -52,6 +54,7 @@ impl Pool {
         F: TaskFn<(A,), Kind>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).imap_unordered(items)
     }
@@ -64,7 +67,7 @@ struct Feeder<'pool, R, I: Iterator> {
     pool: &'pool Pool,
     items: I,
     exhausted: bool,
-    function: Function,
+    function: Function<Vec<(I::Item,)>>,
     options: Options,
     chunk_size: usize,
     window: usize,
@@ -79,7 +82,7 @@ struct Feeder<'pool, R, I: Iterator> {
 
 type SubmitChunk<R, I> = fn(
     &Pool,
-    &Function,
+    &Function<Vec<(<I as Iterator>::Item,)>>,
     &mut I,
     usize,
     &Options,
@@ -90,8 +93,9 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
     where
         F: TaskFn<(A,), Kind, Output = R>,
         A: Serialize + DeserializeOwned + Send + 'static,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
         I: Iterator<Item = A>,
+        Kind: 'static,
     {
         let workers = pool.shared().settings.sched.workers as usize;
         let chunk_size = options.chunk_size.map_or(1, NonZero::get);
@@ -102,7 +106,10 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
             pool,
             items,
             exhausted: false,
-            function: Function::of::<F>(Callee::of(chunk::run::<F, (A,), Kind>)),
+            function: Function::new::<F>(
+                Callee::of(chunk::run::<F, (A,), Kind>),
+                job::chunk::<F, (A,), Kind>,
+            ),
             options,
             chunk_size: chunk_size.min(window),
             window,
@@ -150,22 +157,23 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
 
 fn submit_chunk<R, A, I>(
     pool: &Pool,
-    function: &Function,
+    function: &Function<Vec<(A,)>>,
     items: &mut I,
     size: usize,
     options: &Options,
 ) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>
 where
-    A: Serialize + 'static,
-    R: DeserializeOwned,
+    A: Serialize + Send + 'static,
+    R: DeserializeOwned + 'static,
     I: Iterator<Item = A>,
 {
     let input: Vec<(A,)> = items.take(size).map(|item| (item,)).collect();
     if input.is_empty() {
         return None;
     }
-    let task = pool.submit(function, &input, input.len(), options);
-    Some(task.map(|task| (AsyncResult::new(task, chunk::decode::<R>), input.len())))
+    let count = input.len();
+    let task = pool.submit(function, input, count, options, None);
+    Some(task.map(|task| (AsyncResult::new(task, chunk::decode::<R>), count)))
 }
 
 /// The iterator of [`Pool::imap`].
@@ -180,8 +188,9 @@ impl<'pool, R, I: Iterator> Imap<'pool, R, I> {
     where
         F: TaskFn<(A,), Kind, Output = R>,
         A: Serialize + DeserializeOwned + Send + 'static,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
         I: Iterator<Item = A>,
+        Kind: 'static,
     {
         let feeder = Feeder::new::<F, A, Kind>(pool, items, options);
         Imap { feeder, tasks: VecDeque::new() }
@@ -224,8 +233,9 @@ impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
     where
         F: TaskFn<(A,), Kind, Output = R>,
         A: Serialize + DeserializeOwned + Send + 'static,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
         I: Iterator<Item = A>,
+        Kind: 'static,
     {
         ImapUnordered {
             feeder: Feeder::new::<F, A, Kind>(pool, items, options),

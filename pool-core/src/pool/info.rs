@@ -102,12 +102,12 @@ impl Pool {
             let link = core.link(key);
             let running = worker.running_order().find(|(_, lease)| {
                 link.is_some_and(|link| {
-                    matches!(link.page.progress(*lease), Progress::Started { .. })
+                    matches!(link.page().progress(*lease), Progress::Started { .. })
                 })
             });
             WorkerInfo {
                 index: WorkerIndex(worker.seat),
-                pid: link.map_or(0, |link| link.pid),
+                pid: link.map_or(0, |link| link.pid()),
                 state: match worker.phase {
                     WorkerPhase::Starting => WorkerState::Starting,
                     WorkerPhase::Ready if worker.is_busy() => WorkerState::Busy,

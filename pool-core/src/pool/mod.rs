@@ -3,9 +3,13 @@
 mod apply;
 mod builder;
 mod call;
+mod callbacks;
+mod gather;
 mod imap;
 mod info;
 mod map;
+mod options;
+mod submit;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use std::time::Duration;
 
 pub use builder::PoolBuilder;
 pub use call::Call;
+pub use callbacks::{Callback, OnSuccess};
 pub use imap::{Imap, ImapUnordered};
 pub use info::{Stats, WorkerInfo, WorkerState};
 
@@ -63,10 +68,11 @@ impl Pool {
         self.shared.event(Event::Close);
     }
 
-    /// Waits until all workers are gone.
+    /// Waits until all workers are gone and all callbacks have been called.
     ///
     /// # Errors
-    /// [`PoolError::StillOpen`] unless the pool was closed or terminated; [`PoolError::Broken`] if it could not go on.
+    /// [`PoolError::StillOpen`] unless the pool was closed or terminated; [`PoolError::Broken`] if it could not go on;
+    /// [`PoolError::WouldDeadlock`] in a callback, and in a task of a worker thread.
     pub fn join(&self) -> Result<(), PoolError> {
         self.join_until(None)
     }
@@ -79,17 +85,21 @@ impl Pool {
         self.join_until(Some(timeout))
     }
 
-    fn join_until(&self, timeout: Option<Duration>) -> Result<(), PoolError> {
+    fn join_until(&self, given: Option<Duration>) -> Result<(), PoolError> {
+        let timeout = given.map(deadline);
         if self.shared.lock().sched.phase() == Phase::Running {
             return Err(PoolError::StillOpen);
         }
-        if self.shared.on_service_thread() {
+        if self.shared.on_own_thread() {
             return Err(PoolError::WouldDeadlock);
         }
-        if !self.shared.wait_stopped(timeout.map(deadline)) {
-            return Err(PoolError::TimedOut(timeout.unwrap_or_default()));
+        if !self.shared.wait_stopped(timeout) {
+            return Err(PoolError::TimedOut(given.unwrap_or_default()));
         }
         self.shared.reap_threads();
+        if !self.shared.wait_for_callbacks(timeout) {
+            return Err(PoolError::TimedOut(given.unwrap_or_default()));
+        }
         match self.shared.lock().sched.broken() {
             Some(reason) => Err(PoolError::Broken(reason.to_string())),
             None => Ok(()),
@@ -119,7 +129,7 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("name", &self.shared.settings.recipe.pool)
+            .field("name", &self.shared.settings.name)
             .field("workers", &self.shared.settings.sched.workers)
             .finish_non_exhaustive()
     }

@@ -2,12 +2,14 @@
 
 use std::io;
 
+use super::context;
 use super::outbox::{Next, Outbox};
 use crate::ids::Lease;
 use crate::sys::clock;
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
+use crate::transport::block::WorkerBlock;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
@@ -17,6 +19,7 @@ use crate::wire::to_worker::{Records, ToWorker};
 #[derive(Debug)]
 pub(super) struct Inbox {
     tasks: TaskReceiver,
+    block: WorkerBlock,
     page: StatusPage,
     incoming: Option<Incoming>,
 }
@@ -50,8 +53,8 @@ impl From<io::Error> for End {
 }
 
 impl Inbox {
-    pub(super) fn new(tasks: TaskReceiver, page: StatusPage) -> Inbox {
-        Inbox { tasks, page, incoming: None }
+    pub(super) fn new(tasks: TaskReceiver, block: WorkerBlock) -> Inbox {
+        Inbox { tasks, page: block.status(), block, incoming: None }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -107,7 +110,7 @@ impl Inbox {
     ) -> Result<(), End> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         if let Some(input) = &mut incoming.input {
-            self.page.take_piece(half, len, input);
+            self.block.take_piece(half, len, input);
         }
         incoming.arrived += u64::from(len);
         outbox.send(Header::new(Kind::PieceTaken), |_| Ok(()))?;
@@ -135,7 +138,9 @@ impl Inbox {
         if !self.page.start(lease, started) {
             return Ok(());
         }
+        context::set_current(Some(lease));
         let kind = outbox.capture(function);
+        context::set_current(None);
         let now = clock::now_ns();
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun

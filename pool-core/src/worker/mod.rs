@@ -1,10 +1,27 @@
-//! The child's side: receive, mark as started, call, reply. Single-threaded, on the thread that called `init()`.
+//! For the code of tasks: which worker runs it, and what it may know.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! use pool_core::worker;
+//! let pool = pool_core::Pool::new(2)?;
+//! let id = pool.apply(|| worker::task_id().map(|id| id.get()), ())?;
+//! assert_eq!(id, Some(1));
+//! # Ok(())
+//! # }
+//! ```
 
+// The child's side: receive, mark as started, call, reply. Single-threaded, on the thread that called `init()`.
+
+pub(crate) mod context;
 mod inbox;
 mod outbox;
 
 use std::os::fd::{AsFd, OwnedFd};
 
+pub use context::{
+    CancelToken, State, cancel_token, cancelled, index, set_state, shared, state, task_id, try_state,
+};
 use inbox::{End, Inbox};
 use outbox::Outbox;
 
@@ -12,7 +29,7 @@ use crate::boot::{self, Role, Summons};
 use crate::limits::PROTOCOL_VERSION;
 use crate::sys::{process, signal, socket};
 use crate::task::{Registry, panics};
-use crate::transport::status::StatusPage;
+use crate::transport::block::WorkerBlock;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::{Boot, Hello};
@@ -68,13 +85,14 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     }
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
-    let page = StatusPage::map(page.as_fd())?;
-    let mut outbox = Outbox::new(stream, page.lane(), boot.max_result);
+    let block = WorkerBlock::map(page.as_fd())?;
+    context::enter(boot.seat, block.status());
+    let mut outbox = Outbox::new(stream, block.lane(), boot.max_result);
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image: process::image_id()? };
     outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
     })?;
-    Ok((Inbox::new(TaskReceiver::adopt(tasks)?, page), outbox))
+    Ok((Inbox::new(TaskReceiver::adopt(tasks)?, block), outbox))
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {

@@ -2,13 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::codec;
 use crate::limits::{INLINE_BYTES, TELL_NS};
 use crate::sys::socket;
 use crate::task::entry::{Fault, Output};
-use crate::task::panics;
+use crate::task::job::caught;
 use crate::transport::lane::{Lane, LaneWriter};
 use crate::wire::from_worker::{HEADER, Header, Kind};
 
@@ -61,15 +60,7 @@ impl Outbox {
         self.begin();
         let limit = self.max_result.saturating_add(HEADER as u64);
         let mut output = Output { bytes: &mut self.frame, limit };
-        let outcome = match catch_unwind(AssertUnwindSafe(|| function(&mut output))) {
-            Ok(outcome) => outcome,
-            Err(payload) => {
-                let report = panics::take(payload.as_ref());
-                // a payload whose drop panics must not end the worker
-                std::mem::forget(payload);
-                Err(Fault::Panicked(report))
-            }
-        };
+        let outcome = caught(|| function(&mut output));
         let Err(fault) = outcome else { return Kind::Done };
         self.frame.truncate(HEADER);
         // texts and numbers: this can't be refused

@@ -12,6 +12,7 @@ use crate::sys::signal::{GroupSignal, send_to_group};
 use crate::sys::socket::Stream;
 use crate::task::callee::Callee;
 use crate::transport::replies::ReplyReader;
+use crate::transport::block::WorkerBlock;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::{TaskSender, Unsent};
 use crate::wire::to_worker::{self, ToWorker};
@@ -24,7 +25,7 @@ pub(crate) struct Started {
     pub(crate) pidfd: PidFd,
     pub(crate) stream: OwnedFd,
     pub(crate) sender: TaskSender,
-    pub(crate) page: StatusPage,
+    pub(crate) block: WorkerBlock,
 }
 
 /// How far the handshake has come.
@@ -53,7 +54,7 @@ pub(crate) enum Reading {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ProcessLink {
     pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
@@ -68,6 +69,7 @@ pub(crate) struct Link {
     pub(crate) killed: bool,
     /// Set when it is gone.
     pub(crate) cause: Option<ExitCause>,
+    block: WorkerBlock,
     sender: TaskSender,
     /// The message that is being put together.
     message: Vec<u8>,
@@ -86,15 +88,16 @@ struct Transfer {
     sent: usize,
 }
 
-impl Link {
-    pub(crate) fn new(started: Started, max_result: u64) -> Link {
-        Link {
+impl ProcessLink {
+    pub(crate) fn new(started: Started, max_result: u64) -> ProcessLink {
+        ProcessLink {
             seat: started.seat,
             pid: started.pid,
             pidfd: started.pidfd,
             stream: Arc::new(Stream(started.stream)),
-            reader: ReplyReader::new(started.page.lane(), max_result),
-            page: started.page,
+            reader: ReplyReader::new(started.block.lane(), max_result),
+            page: started.block.status(),
+            block: started.block,
             stage: Stage::Started,
             reading: Reading::Watched,
             violated: false,
@@ -113,15 +116,13 @@ impl Link {
         to_worker::push(record, &mut self.message);
     }
 
-    /// Adds a task to the message.
+    /// Adds a task, which has been announced, to the message.
     pub(crate) fn push_task(&mut self, lease: Lease, callee: Callee, input: &[u8]) {
-        self.page.announce(lease);
         self.push(&ToWorker::Task { lease, callee, input });
     }
 
     /// Begins to pass big arguments through the shared area.
     pub(crate) fn push_big_task(&mut self, lease: Lease, callee: Callee, input: Arc<Vec<u8>>) {
-        self.page.announce(lease);
         self.transfers.push_back(Transfer { lease, callee, input, sent: 0 });
         self.push_pieces();
     }
@@ -148,7 +149,7 @@ impl Link {
             }
             let end = len.min(transfer.sent + PIECE_BYTES);
             let piece = &transfer.input[transfer.sent..end];
-            self.page.put_piece(self.next_half, piece);
+            self.block.put_piece(self.next_half, piece);
             let record = ToWorker::Piece { half: self.next_half, len: piece.len() as u32 };
             to_worker::push(&record, &mut self.message);
             self.next_half ^= 1;

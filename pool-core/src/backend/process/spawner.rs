@@ -13,7 +13,7 @@ use crate::boot::{Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
 use crate::limits::PROTOCOL_VERSION;
 use crate::sys::{self, pidfd::PidFd, socket};
-use crate::transport::{status::StatusPage, tasks};
+use crate::transport::{block::WorkerBlock, tasks};
 use crate::wire::hello::Boot;
 
 /// Where the standard output or standard error of workers goes.
@@ -49,13 +49,13 @@ impl Recipe {
     pub(crate) fn start(&self, seat: u32) -> io::Result<Started> {
         let (stream, theirs) = socket::stream_pair()?;
         let (sender, tasks) = tasks::channel()?;
-        let (page, page_fd) = StatusPage::create()?;
-        self.send_boot(&stream, seat, [tasks.as_raw_fd(), page_fd.as_raw_fd()])?;
+        let (block, block_fd) = WorkerBlock::create()?;
+        self.send_boot(&stream, seat, [tasks.as_raw_fd(), block_fd.as_raw_fd()])?;
         let summons = Summons::text(sys::inode(theirs.as_fd())?, std::process::id());
         let mut child = self.command(theirs, summons).spawn()?;
         let pid = child.id();
         match PidFd::open(pid) {
-            Ok(pidfd) => Ok(Started { seat, pid, pidfd, stream, sender, page }),
+            Ok(pidfd) => Ok(Started { seat, pid, pidfd, stream, sender, block }),
             Err(error) => {
                 // no descriptor for it: nothing is left behind
                 let _ = child.kill();
