@@ -126,6 +126,9 @@ pub use handle::{
     AsCompleted, AsyncResult, MapResult, as_completed, wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
-pub use pool::{Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
+pub use pool::{
+    Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo,
+    WorkerState,
+};
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};

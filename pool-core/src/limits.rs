@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
 /// Tasks that one worker may hold at a time, running one included: the number of slots of its status page.
 pub(crate) const SLOTS: usize = 256;
@@ -68,6 +68,15 @@ pub(crate) const START_PATIENCE_NS: u64 = 10_000_000_000;
 /// First and longest pause before a worker that failed to start is tried again.
 pub(crate) const BACKOFF_FIRST_NS: u64 = 10_000_000;
 pub(crate) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
+
+/// The longest pause before a task is tried again.
+pub(crate) const RETRY_PAUSE_MAX_NS: u64 = 60_000_000_000;
+
+/// How many workers a task may cost, with retries, unless the builder says otherwise.
+pub(crate) const DEFAULT_CRASH_LIMIT: u32 = 5;
+
+/// How often the memory of a worker is looked at, if it is limited.
+pub(crate) const MEMORY_CHECK_NS: u64 = 50_000_000;
 
 /// How deep pools may be nested: a worker of a worker of ... A program that starts a pool in each of its workers would
 /// otherwise fill the machine.

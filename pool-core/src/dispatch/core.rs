@@ -231,17 +231,17 @@ impl Core {
     /// The pool is open, so this can't fail.
     pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> TaskKey {
         let function = self.function(request.callee);
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let spec = Spec {
             function,
             size: request.payload.len() as u64,
             items: request.items,
             retries: request.retries,
+            priority: request.priority,
+            backoff_ns: request.backoff.map_or(0, ns),
         };
-        let ns = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let limits = TimeLimits {
-            soft_ns: request.soft_timeout.map(ns),
-            hard_ns: request.timeout.map(ns),
-        };
+        let limits =
+            TimeLimits { soft_ns: request.soft_timeout.map(ns), hard_ns: request.timeout.map(ns) };
         self.limited += usize::from(limits.any());
         let body = Body {
             id: TaskId(self.next_id),

@@ -48,7 +48,8 @@ impl Courier {
             return;
         }
         let queue = Arc::clone(&self.queue);
-        let thread = std::thread::Builder::new().name(self.name.clone()).spawn(move || queue.serve());
+        let thread =
+            std::thread::Builder::new().name(self.name.clone()).spawn(move || queue.serve());
         match thread {
             Ok(thread) => state.thread = Some(thread.thread().id()),
             Err(_) => {

@@ -19,7 +19,6 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::core::{Core, Effects, Finish, Payload, Request, TaskSlot};
-pub(crate) use courier::Courier;
 use crate::backend::process::spawner::Recipe;
 use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
@@ -28,8 +27,9 @@ use crate::limits::KILL_WAIT;
 use crate::primitives::unpoisoned;
 use crate::sched::{self, Event, Phase};
 use crate::sys::clock;
-use crate::task::job::Outcome;
 use crate::sys::poll::{Doorbell, Watch};
+use crate::task::job::Outcome;
+pub(crate) use courier::Courier;
 
 /// What a pool does not change after it was built.
 #[derive(Debug)]
@@ -119,9 +119,8 @@ impl Shared {
         self: &Arc<Self>,
         requests: mpsc::Receiver<core::SpawnRequest>,
     ) -> Result<(), PoolError> {
-        let thread = |name: &str| {
-            std::thread::Builder::new().name(format!("{}-{name}", self.settings.name))
-        };
+        let thread =
+            |name: &str| std::thread::Builder::new().name(format!("{}-{name}", self.settings.name));
         let (one, other) = (Arc::clone(self), Arc::clone(self));
         let spawner = thread("spawner")
             .spawn(move || starting::spawn_workers(&one, &requests))
@@ -294,7 +293,7 @@ impl Shared {
         if self.lock().sched.phase() < Phase::Stopped
             || self.on_service_thread()
             || self.is_worked_for_by_this_thread()
-         {
+        {
             return;
         }
         let threads = std::mem::take(&mut *self.threads_mut());

@@ -182,6 +182,9 @@ impl Core {
         let outcome: Outcome = match verdict {
             Verdict::Replied => self.reply.take().unwrap_or(Err(TaskError::Terminated)),
             Verdict::Lost(worker) => Err(self.lost(worker, body.info())),
+            Verdict::Quarantined(workers) => {
+                Err(TaskError::Quarantined { task: body.info(), workers })
+            }
             Verdict::TimedOut => Err(TaskError::TimedOut),
             Verdict::Cancelled => Err(TaskError::Cancelled),
             Verdict::Terminated => Err(TaskError::Terminated),

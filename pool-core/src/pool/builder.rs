@@ -297,6 +297,11 @@ impl PoolBuilder {
             max_result: self.max_result_bytes,
             sched: sched::Config {
                 workers,
+                min_workers: workers,
+                idle_timeout_ns: None,
+                max_age_ns: None,
+                crash_limit: crate::limits::DEFAULT_CRASH_LIMIT,
+                max_restarts: None,
                 max_tasks_per_child: self.max_tasks_per_child.map(NonZero::get),
                 start_timeout_ns,
             },

@@ -223,7 +223,5 @@ fn decode_one<R>(value: Value, _limit: u64) -> Result<R, TaskError>
 where
     R: DeserializeOwned + 'static,
 {
-    value.open(|bytes| {
-        codec::decode_value(bytes).map_err(|error| entry::decode_error::<R>(&error))
-    })
+    value.open(|bytes| codec::decode_value(bytes).map_err(|error| entry::decode_error::<R>(&error)))
 }

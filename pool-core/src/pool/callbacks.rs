@@ -54,7 +54,11 @@ impl<R> fmt::Debug for OnSuccess<R> {
 pub(super) type OnError = Arc<dyn Fn(&TaskError) + Send + Sync>;
 
 /// Calls one of both, and gives the outcome back. A panic of theirs has been reported by the panic hook, and changes nothing.
-pub(super) fn call<R, S>(result: Result<R, TaskError>, success: &S, error: Option<&OnError>) -> Outcome
+pub(super) fn call<R, S>(
+    result: Result<R, TaskError>,
+    success: &S,
+    error: Option<&OnError>,
+) -> Outcome
 where
     R: Send + 'static,
     S: Callback<R>,

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::TaskFn;
 use super::callee::instance;
 use super::entry::{Fault, Output, decode_args, decode_error, failed, unencodable};
-use super::TaskFn;
 use super::job::{Value, caught};
 use crate::codec::{self, Unencodable};
 use crate::error::TaskError;

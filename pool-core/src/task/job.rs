@@ -82,10 +82,13 @@ where
     Args: Send + 'static,
     Kind: 'static,
 {
-    Box::new(Call { args, call: move |args| {
-        let value = instance::<F>().call(args).map_err(failed)?;
-        Ok(Value::Direct(Box::new(value)))
-    } })
+    Box::new(Call {
+        args,
+        call: move |args| {
+            let value = instance::<F>().call(args).map_err(failed)?;
+            Ok(Value::Direct(Box::new(value)))
+        },
+    })
 }
 
 /// A chunk of a map as a job.
@@ -95,11 +98,14 @@ where
     Args: Send + 'static,
     Kind: 'static,
 {
-    Box::new(Call { args: items, call: move |items| {
-        let (values, faults) = chunk::call_each(instance::<F>(), items);
-        let chunk: Chunk<F::Output> = Chunk::new(values, faults, u64::MAX);
-        Ok(Value::Direct(Box::new(chunk)))
-    } })
+    Box::new(Call {
+        args: items,
+        call: move |items| {
+            let (values, faults) = chunk::call_each(instance::<F>(), items);
+            let chunk: Chunk<F::Output> = Chunk::new(values, faults, u64::MAX);
+            Ok(Value::Direct(Box::new(chunk)))
+        },
+    })
 }
 
 struct Call<Args, C> {

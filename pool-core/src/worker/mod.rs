@@ -20,7 +20,8 @@ mod outbox;
 use std::os::fd::{AsFd, OwnedFd};
 
 pub use context::{
-    CancelToken, State, cancel_token, cancelled, index, set_state, shared, state, task_id, try_state,
+    CancelToken, State, cancel_token, cancelled, index, set_state, shared, state, task_id,
+    try_state,
 };
 use inbox::{End, Inbox};
 use outbox::Outbox;
