@@ -103,6 +103,7 @@ mod backend;
 mod boot;
 mod codec;
 mod dispatch;
+pub mod dummy;
 mod error;
 mod handle;
 mod ids;

@@ -163,6 +163,8 @@ pub(crate) struct Core {
     pub(super) unread: Vec<WorkerKey>,
     /// The outcome of the reply that is being told to the scheduler.
     pub(super) reply: Option<Outcome>,
+    /// What finalizers have given.
+    pub(crate) finalized: Vec<Outcome>,
     pub(super) next_id: u64,
     functions: HashMap<Callee, u32>,
     last_function: Option<(Callee, u32)>,
@@ -199,6 +201,7 @@ impl Core {
             read_buffer: Vec::new(),
             unread: Vec::new(),
             reply: None,
+            finalized: Vec::new(),
             next_id: 1,
             functions: HashMap::new(),
             last_function: None,

@@ -13,6 +13,7 @@ mod starting;
 mod threads;
 mod time_limits;
 
+use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread::{JoinHandle, ThreadId};
@@ -28,6 +29,7 @@ use crate::primitives::unpoisoned;
 use crate::sched::{self, Event, Phase};
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, Watch};
+use crate::task::callee::Callee;
 use crate::task::job::Outcome;
 pub(crate) use courier::Courier;
 
@@ -40,19 +42,29 @@ pub(crate) struct Settings {
     pub(crate) sched: sched::Config,
     pub(crate) max_pending: usize,
     pub(crate) max_task: u64,
+    /// A worker process with more resident memory than this is replaced.
+    pub(crate) max_memory: Option<u64>,
+    /// For threads; processes have them from their recipe.
+    pub(crate) cpus: Vec<u32>,
+    pub(crate) niceness: Option<i32>,
     pub(crate) task_timeout: Option<Duration>,
     pub(crate) retries: u32,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
     /// The initializer and its encoded arguments.
-    pub(crate) initializer: Option<(crate::task::callee::Callee, Vec<u8>)>,
+    pub(crate) initializer: Option<(Callee, Vec<u8>)>,
+    /// The finalizer and its encoded arguments.
+    pub(crate) finalizer: Option<(Callee, Vec<u8>)>,
 }
 
 /// What kind of workers a pool has.
 #[derive(Debug)]
 pub(crate) enum Workers {
     Processes(Recipe),
-    Threads,
+    Threads {
+        /// What all of them can read.
+        shared: Option<Arc<dyn Any + Send + Sync>>,
+    },
 }
 
 impl Settings {
@@ -60,7 +72,7 @@ impl Settings {
     pub(crate) fn recipe(&self) -> Option<&Recipe> {
         match &self.workers {
             Workers::Processes(recipe) => Some(recipe),
-            Workers::Threads => None,
+            Workers::Threads { .. } => None,
         }
     }
 }

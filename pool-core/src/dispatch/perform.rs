@@ -108,8 +108,13 @@ impl Core {
     }
 
     fn retire(&mut self, worker: WorkerKey, now: u64) {
+        let settings = Arc::clone(&self.settings);
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
+                if let Some((callee, input)) = &settings.finalizer {
+                    link.push(&ToWorker::Finalize { callee: *callee, input });
+                    link.finalizing = true;
+                }
                 link.push(&ToWorker::Stop);
                 self.flush(worker, now);
             }

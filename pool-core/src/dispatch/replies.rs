@@ -9,11 +9,12 @@ use crate::backend::process::link::{Reading, Stage};
 use crate::codec;
 use crate::error::{ExitCause, PoolError, TaskError};
 use crate::ids::{Lease, WorkerKey};
+use crate::limits::MEMORY_CHECK_NS;
 use crate::sched::Event;
 use crate::sys::process;
 use crate::sys::signal::{GroupSignal, KILL};
 use crate::task::entry::Fault;
-use crate::task::job::Value;
+use crate::task::job::{Outcome, Value};
 use crate::transport::replies::Round;
 use crate::transport::status::Progress;
 use crate::wire::from_worker::{Header, Kind};
@@ -55,6 +56,7 @@ impl Core {
         if !understood {
             self.violation(worker, now, effects);
         }
+        self.check_memory(worker, now, effects);
         self.event(Event::RepliesRead { worker }, now, effects);
         if round == Ok(Round::Budget) {
             // the rest rings no bell
@@ -102,6 +104,14 @@ impl Core {
                 self.event(Event::Ready { worker }, now, effects);
                 true
             }
+            (Kind::Finalized | Kind::FinalizerFailed, Stage::Ready) if link.finalizing => {
+                link.finalizing = false;
+                let Some(outcome) = self.outcome(header.kind == Kind::Finalized, body) else {
+                    return false;
+                };
+                self.finalized.push(outcome);
+                true
+            }
             (Kind::InitFailed, Stage::Greeted) => {
                 let Ok(fault) = codec::decode::<Fault>(&body) else { return false };
                 let text = match fault.into_error(0) {
@@ -132,18 +142,34 @@ impl Core {
             // nobody gave it this task
             return false;
         }
-        self.reply = Some(if kind == Kind::Done {
-            Ok(Value::Encoded(body))
-        } else {
-            match codec::decode::<Fault>(&body) {
-                Ok(fault) => Err(fault.into_error(self.settings.max_result)),
-                Err(_) => return false,
-            }
-        });
+        let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
+        self.reply = Some(outcome);
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
         // not taken: the task was settled before
         self.reply = None;
         true
+    }
+
+    /// What the body of a frame says; `None` if it says nothing.
+    fn outcome(&self, is_value: bool, body: Vec<u8>) -> Option<Outcome> {
+        if is_value {
+            return Some(Ok(Value::Encoded(body)));
+        }
+        let fault = codec::decode::<Fault>(&body).ok()?;
+        Some(Err(fault.into_error(self.settings.max_result)))
+    }
+
+    /// A worker that has answered may have grown too large.
+    fn check_memory(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        let Some(max) = self.settings.max_memory else { return };
+        let Some(link) = self.process_mut(worker).filter(|link| link.next_memory_check <= now)
+        else {
+            return;
+        };
+        link.next_memory_check = now + MEMORY_CHECK_NS;
+        if process::resident_bytes(link.pid).is_some_and(|bytes| bytes > max) {
+            self.event(Event::Outgrown { worker }, now, effects);
+        }
     }
 
     fn on_hello(&mut self, body: &[u8], now: u64, effects: &mut Effects) -> bool {

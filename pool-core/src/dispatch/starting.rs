@@ -45,7 +45,9 @@ fn start(shared: &Arc<Shared>, request: SpawnRequest) -> Result<(), String> {
             let started = recipe.start(seat).map_err(|error| error.to_string())?;
             shared.adopt(worker, started)
         }
-        Workers::Threads => shared.start_thread(worker, seat).map_err(|error| error.to_string()),
+        Workers::Threads { .. } => {
+            shared.start_thread(worker, seat).map_err(|error| error.to_string())
+        }
     }
 }
 

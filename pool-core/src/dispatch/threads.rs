@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
-use super::Shared;
 use super::core::{Core, Effects, put};
+use super::{Shared, Workers};
 use crate::backend::Link;
+use crate::backend::process::spawner::cpu_of;
 use crate::backend::thread::{Done, Port, ThreadLink, ToThread};
 use crate::error::{ExitCause, PoolError, TaskError};
 use crate::ids::{Lease, WorkerKey};
 use crate::limits::TELL_NS;
 use crate::sched::Event;
 use crate::sys::clock;
+use crate::sys::process;
+use crate::task::callee::Callee;
 use crate::task::entry::Output;
-use crate::task::job::{JobCell, caught};
+use crate::task::job::{JobCell, Value, caught};
 use crate::task::panics;
 use crate::worker::context;
 
@@ -63,7 +66,10 @@ impl WorkerThread {
         panics::keep();
         WORKS_FOR.set(Arc::as_ptr(&self.shared) as usize);
         context::enter(seat, self.port.page.clone());
-        match self.initialize() {
+        if let Workers::Threads { shared: Some(object) } = &self.shared.settings.workers {
+            context::set_shared(context::SharedObject::Direct(Arc::clone(object)));
+        }
+        match self.initialize(seat) {
             Ok(()) => {
                 self.tell(|core, now, effects| {
                     effects.phase_changed = true;
@@ -72,6 +78,7 @@ impl WorkerThread {
                 while let Ok(ToThread::Tasks(batch)) = mailbox.recv() {
                     self.work(batch);
                 }
+                self.finalize();
             }
             Err(error) => {
                 let text = match error {
@@ -86,10 +93,21 @@ impl WorkerThread {
         self.leave();
     }
 
-    fn initialize(&self) -> Result<(), TaskError> {
-        let Some((callee, input)) = &self.shared.settings.initializer else { return Ok(()) };
-        let mut output = Output { bytes: &mut Vec::new(), limit: u64::MAX };
-        caught(|| callee.entry()(input, &mut output)).map_err(|fault| fault.into_error(u64::MAX))
+    fn initialize(&self, seat: u32) -> Result<(), TaskError> {
+        let settings = &self.shared.settings;
+        let bound = cpu_of(&settings.cpus, seat).map_or(Ok(()), process::pin_to);
+        bound
+            .and_then(|()| settings.niceness.map_or(Ok(()), process::set_niceness))
+            .map_err(|error| TaskError::Failed(format!("cannot set up the thread: {error}")))?;
+        settings.initializer.as_ref().map_or(Ok(()), |hook| call(hook).map(drop))
+    }
+
+    fn finalize(&self) {
+        let hook = self.shared.settings.finalizer.as_ref();
+        if let Some(hook) = hook.filter(|_| !self.port.is_abandoned()) {
+            let outcome = call(hook).map(Value::Encoded);
+            self.tell(|core, _, _| core.finalized.push(outcome));
+        }
     }
 
     /// Runs what came with one message. As with processes, one wake-up of those who wait serves several short tasks.
@@ -151,6 +169,14 @@ impl WorkerThread {
         }
         self.tell(|core, now, effects| core.on_thread_gone(self.worker, now, effects));
     }
+}
+
+/// Calls an initializer or a finalizer.
+fn call((callee, input): &(Callee, Vec<u8>)) -> Result<Vec<u8>, TaskError> {
+    let mut bytes = Vec::new();
+    let mut output = Output { bytes: &mut bytes, limit: u64::MAX };
+    caught(|| callee.entry()(input, &mut output)).map_err(|fault| fault.into_error(u64::MAX))?;
+    Ok(bytes)
 }
 
 impl Core {

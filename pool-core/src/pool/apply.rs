@@ -119,7 +119,7 @@ impl Pool {
         let refusal = match shared.settings.workers {
             Workers::Processes(_) if size <= limit => None,
             Workers::Processes(_) => Some(entry::too_large(Oversize::Arguments, size, limit)),
-            Workers::Threads => {
+            Workers::Threads { .. } => {
                 Some(TaskError::Failed("worker threads have no functions by name".to_owned()))
             }
         };

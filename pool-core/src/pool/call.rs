@@ -219,7 +219,7 @@ impl<F, Kind, S> std::fmt::Debug for Call<'_, F, Kind, S> {
     }
 }
 
-fn decode_one<R>(value: Value, _limit: u64) -> Result<R, TaskError>
+pub(super) fn decode_one<R>(value: Value, _limit: u64) -> Result<R, TaskError>
 where
     R: DeserializeOwned + 'static,
 {

@@ -97,7 +97,7 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
         I: Iterator<Item = A>,
         Kind: 'static,
     {
-        let workers = pool.shared().settings.sched.workers as usize;
+        let workers = pool.shared().lock().sched.size() as usize;
         let chunk_size = options.chunk_size.map_or(1, NonZero::get);
         let window = options
             .window

@@ -100,7 +100,7 @@ impl Pool {
 
     /// Several chunks per worker, none too large.
     fn chunk_size(&self, items: usize) -> NonZero<usize> {
-        let chunks = self.shared().settings.sched.workers as usize * CHUNKS_PER_WORKER;
+        let chunks = self.shared().lock().sched.size() as usize * CHUNKS_PER_WORKER;
         let size = items.div_ceil(chunks).clamp(1, MAX_CHUNK);
         NonZero::new(size).unwrap_or(NonZero::<usize>::MIN)
     }

@@ -1,6 +1,7 @@
 //! The front door: `Pool`, its builder, and its verbs.
 
 mod apply;
+mod build;
 mod builder;
 mod call;
 mod callbacks;
@@ -9,6 +10,7 @@ mod imap;
 mod info;
 mod map;
 mod options;
+mod shareable;
 mod submit;
 
 use std::fmt;
@@ -22,7 +24,9 @@ pub use imap::{Imap, ImapUnordered};
 pub use info::{Stats, WorkerInfo, WorkerState};
 
 use crate::dispatch::Shared;
-use crate::error::PoolError;
+use serde::de::DeserializeOwned;
+
+use crate::error::{PoolError, TaskError};
 use crate::handle::deadline;
 use crate::limits::DROP_GRACE;
 use crate::sched::{Event, Phase};
@@ -117,6 +121,40 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// From now on there are to be so many workers: the most, for a pool with a [`min_size`](PoolBuilder::min_size). Further ones are started at once (or when they are needed); those that
+    /// are too many finish what they have begun, and leave. No task is lost. Never blocks.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// let pool = pool_core::Pool::new(1)?;
+    /// pool.resize(3)?;
+    /// assert_eq!(pool.map(|x: u32| x + 1, 0..3)?, [1, 2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PoolError::Config`] for 0 and for more than 16,384.
+    pub fn resize(&self, workers: usize) -> Result<(), PoolError> {
+        let workers = build::check_workers("workers", workers)?;
+        self.shared.event(Event::Resize { workers });
+        Ok(())
+    }
+
+    /// What the [finalizers](PoolBuilder::finalizer) of workers that have left have given, in the order of their leaving. Each result is given once. After
+    /// [`join`](Pool::join), all are there.
+    pub fn finalized<R: DeserializeOwned + 'static>(&self) -> Vec<Result<R, TaskError>> {
+        let outcomes = std::mem::take(&mut self.shared.lock().finalized);
+        let limit = self.shared.settings.max_result;
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.and_then(|value| call::decode_one(value, limit)))
+            .collect()
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         if self.shared.is_owner() {
@@ -130,7 +168,7 @@ impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("name", &self.shared.settings.name)
-            .field("workers", &self.shared.settings.sched.workers)
+            .field("workers", &self.shared.lock().sched.size())
             .finish_non_exhaustive()
     }
 }

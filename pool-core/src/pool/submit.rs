@@ -99,7 +99,7 @@ impl Pool {
                     Err(error) => self.settled(Err(self.unencodable::<T>(error)), finish, args),
                 }
             }
-            Workers::Threads => {
+            Workers::Threads { .. } => {
                 let job = Arc::new(JobCell::new((function.job)(args)));
                 let payload = Payload::Direct(Arc::clone(&job));
                 let request = self.request(function, payload, items, options);
@@ -166,7 +166,7 @@ impl Pool {
     }
 
     fn check_options(&self, options: &Options) -> Result<(), SubmitError> {
-        let threads = matches!(self.shared.settings.workers, Workers::Threads);
+        let threads = matches!(self.shared.settings.workers, Workers::Threads { .. });
         if threads && options.timeout.is_some() {
             return Err(SubmitError::Unsupported(
                 "a thread can't be killed when its time is up: use soft_timeout, or a pool of processes",

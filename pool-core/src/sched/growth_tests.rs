@@ -57,7 +57,7 @@ fn a_retry_waits_and_waits_twice_as_long_the_next_time() {
         assert!(sim.processes.values().all(|process| process.tasks.is_empty()));
         while sim.processes.values().all(|process| process.tasks.is_empty()) {
             let due = sim.sched.next_tick().expect("the retry is due some time");
-            sim.pass(due - sim.now);
+            sim.pass(due.saturating_sub(sim.now));
             ready(&mut sim);
         }
         pauses.push(sim.now - died);
@@ -139,7 +139,7 @@ fn an_elastic_pool_has_as_many_workers_as_there_is_work() {
     ready(&mut sim);
     run_all(&mut sim);
     while let Some(due) = sim.sched.next_tick() {
-        sim.pass(due - sim.now);
+        sim.pass(due.saturating_sub(sim.now));
         ready(&mut sim);
     }
     assert_eq!(sim.processes.len(), 1, "the least stays");

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::PROTOCOL_VERSION;
 
 /// First bytes on the reply socket, parent → worker, together with the descriptors of the task channel and the shared block
-/// (and of the real standard output, if the worker was started with another one).
+/// (and of the shared object and the real standard output, see below).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     pub(crate) version: u32,
@@ -15,6 +15,13 @@ pub(crate) struct Boot {
     pub(crate) depth: u32,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
+    /// The CPU that it is bound to.
+    pub(crate) cpu: Option<u32>,
+    pub(crate) niceness: Option<i32>,
+    /// The length of the shared object, whose file follows the first two descriptors.
+    pub(crate) shared: Option<u64>,
+    /// The last descriptor is its standard output.
+    pub(crate) has_stdout: bool,
     /// The name of the pool.
     pub(crate) pool: String,
 }

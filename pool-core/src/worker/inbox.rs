@@ -93,6 +93,13 @@ impl Inbox {
             }
             ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
             ToWorker::Initialize { callee, input } => initialize(callee, input, outbox)?,
+            ToWorker::Finalize { callee, input } => {
+                let kind = match outbox.capture(|out| callee.entry()(input, out)) {
+                    Kind::Fault => Kind::FinalizerFailed,
+                    _ => Kind::Finalized,
+                };
+                outbox.end_by_socket(Header::new(kind))?;
+            }
             ToWorker::Stop => {
                 outbox.tell()?;
                 return Err(End::Stop);

@@ -18,6 +18,7 @@ mod inbox;
 mod outbox;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 pub use context::{
     CancelToken, State, cancel_token, cancelled, index, set_state, shared, state, task_id,
@@ -74,11 +75,22 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     signal::restore_defaults();
     let stream = process::take_stdin()?;
     let (boot, fds) = receive_boot(&stream)?;
-    let [tasks, page, stdout @ ..] = &fds[..] else {
-        return Err(std::io::Error::other("descriptors are missing"));
-    };
-    if let Some(stdout) = stdout.first() {
-        process::put(stdout, 1)?;
+    let missing = || sys_error("descriptors are missing");
+    let mut fds = fds.into_iter();
+    let tasks = fds.next().ok_or_else(missing)?;
+    let page = fds.next().ok_or_else(missing)?;
+    if let Some(len) = boot.shared {
+        let content = sys::memory::read_sealed(fds.next().ok_or_else(missing)?, len)?;
+        context::set_shared(context::SharedObject::Encoded(Arc::new(content)));
+    }
+    if boot.has_stdout {
+        process::put(&fds.next().ok_or_else(missing)?, 1)?;
+    }
+    if let Some(cpu) = boot.cpu {
+        process::pin_to(cpu)?;
+    }
+    if let Some(niceness) = boot.niceness {
+        process::set_niceness(niceness)?;
     }
     process::set_name(&format!("{}-{}", boot.pool, boot.seat));
     if let Some(bytes) = boot.memory_limit {
@@ -93,7 +105,7 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
     })?;
-    Ok((Inbox::new(TaskReceiver::adopt(tasks)?, block), outbox))
+    Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block), outbox))
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {

@@ -63,6 +63,10 @@ pub(crate) struct ProcessLink {
     pub(crate) reader: ReplyReader,
     pub(crate) stage: Stage,
     pub(crate) reading: Reading,
+    /// It was asked for the result of the finalizer, and has not told it.
+    pub(crate) finalizing: bool,
+    /// When its memory is looked at next.
+    pub(crate) next_memory_check: u64,
     /// It was killed because of what it sent.
     pub(crate) violated: bool,
     /// It was killed by the pool for another reason.
@@ -100,6 +104,8 @@ impl ProcessLink {
             block: started.block,
             stage: Stage::Started,
             reading: Reading::Watched,
+            finalizing: false,
+            next_memory_check: 0,
             violated: false,
             killed: false,
             cause: None,

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use super::link::Started;
 use crate::boot::{Entry, Role, SUMMONS, Summons, TEST_ENTRY};
@@ -27,6 +28,11 @@ pub enum Output {
     Discard,
 }
 
+/// The CPU of a seat, if workers are bound.
+pub(crate) fn cpu_of(cpus: &[u32], seat: u32) -> Option<u32> {
+    cpus.get(seat as usize % cpus.len().max(1)).copied()
+}
+
 /// How a pool starts its workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
@@ -42,6 +48,11 @@ pub(crate) struct Recipe {
     pub(crate) stderr: Output,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
+    /// Worker `i` is bound to number `i` of these, again and again.
+    pub(crate) cpus: Vec<u32>,
+    pub(crate) niceness: Option<i32>,
+    /// The file of the shared object, and its length.
+    pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
 }
 
 impl Recipe {
@@ -66,24 +77,27 @@ impl Recipe {
     }
 
     fn send_boot(&self, stream: &OwnedFd, seat: u32, fds: [RawFd; 2]) -> io::Result<()> {
+        let has_stdout = self.hides_stdout() && self.stdout == Output::Inherit;
         let boot = Boot {
             version: PROTOCOL_VERSION,
             seat,
             depth: self.role.depth + 1,
             max_result: self.max_result,
             memory_limit: self.memory_limit,
+            cpu: cpu_of(&self.cpus, seat),
+            niceness: self.niceness,
+            shared: self.shared.as_ref().map(|(_, len)| *len),
+            has_stdout,
             pool: self.pool.clone(),
         };
         let mut bytes = Vec::new();
         codec::encode(&boot, &mut bytes, 1024)
             .map_err(|_| io::Error::other("the name of the pool is too long"))?;
-        let [tasks, page] = fds;
-        if self.hides_stdout() && self.stdout == Output::Inherit {
-            let stdout = io::stdout();
-            socket::send_with(stream.as_fd(), &bytes, &[tasks, page, stdout.as_raw_fd()])?;
-        } else {
-            socket::send_with(stream.as_fd(), &bytes, &[tasks, page])?;
-        }
+        let stdout = io::stdout();
+        let mut fds = fds.to_vec();
+        fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
+        fds.extend(has_stdout.then(|| stdout.as_raw_fd()));
+        socket::send_with(stream.as_fd(), &bytes, &fds)?;
         Ok(())
     }
 
