@@ -14,8 +14,8 @@
 
 pub use crate::{
     AsCompleted, AsyncResult, Call, Imap, ImapUnordered, MapResult, PoolError, Stats, SubmitError,
-    TaskError, TrySubmitError, WorkerInfo, WorkerState, as_completed, init, wait_all, wait_any,
-    wait_any_timeout, worker,
+    TaskError, TrySubmitError, WorkerInfo, WorkerState, as_completed, first_error, init, wait_all,
+    wait_any, wait_any_timeout, worker,
 };
 
 use std::fmt;

@@ -124,7 +124,8 @@ pub use boot::__test_entry;
 pub use boot::{init, init_with};
 pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo, TrySubmitError};
 pub use handle::{
-    AsCompleted, AsyncResult, MapResult, as_completed, wait_all, wait_any, wait_any_timeout,
+    AsCompleted, AsyncResult, CompletedStream, MapResult, Unfinished, as_completed, first_error,
+    wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
 pub use pool::{

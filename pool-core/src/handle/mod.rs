@@ -1,6 +1,7 @@
 //! Handles: what a caller has of a task that was submitted.
 
 mod map;
+mod queue;
 mod wait;
 
 use std::fmt;
@@ -12,8 +13,11 @@ use std::time::{Duration, Instant};
 
 pub use map::MapResult;
 pub(crate) use map::outcome as chunk_outcome;
-pub(crate) use wait::CompletionQueue;
-pub use wait::{AsCompleted, as_completed, wait_all, wait_any, wait_any_timeout};
+pub(crate) use queue::CompletionQueue;
+pub use wait::{
+    AsCompleted, CompletedStream, Unfinished, as_completed, first_error, wait_all, wait_any,
+    wait_any_timeout,
+};
 
 use crate::dispatch::{Courier, Shared, TaskSlot};
 use crate::error::TaskError;

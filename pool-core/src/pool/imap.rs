@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::num::NonZero;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use super::Pool;
 use super::options::Options;
 use super::submit::Function;
 use crate::error::{SubmitError, TaskError};
-use crate::handle::{AsyncResult, CompletionQueue, chunk_outcome};
+use crate::handle::{AsyncResult, CompletionQueue, chunk_outcome, deadline};
 use crate::limits::IMAP_AHEAD_PER_WORKER;
 use crate::task::callee::Callee;
 use crate::task::chunk::{self, Chunk};
@@ -197,19 +198,34 @@ impl<'pool, R, I: Iterator> Imap<'pool, R, I> {
     }
 }
 
-impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
-    type Item = Result<R, TaskError>;
+impl<R, I: Iterator> Imap<'_, R, I> {
+    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
+        self.next_until(Some(deadline(timeout))).unwrap_or(Some(Err(TaskError::NotReady(timeout))))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    /// `None` at the deadline.
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R, TaskError>>> {
         while let Some(task) = self.feeder.next_task() {
             self.tasks.push_back(task);
         }
         if self.feeder.ready.is_empty()
-            && let Some(task) = self.tasks.pop_front()
+            && let Some((handle, _)) = self.tasks.front()
         {
-            self.feeder.arrived(task);
+            if !handle.task().wait(deadline) {
+                return None;
+            }
+            self.feeder.arrived(self.tasks.pop_front()?);
         }
-        self.feeder.consume()
+        Some(self.feeder.consume())
+    }
+}
+
+impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
+    type Item = Result<R, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_until(None)?
     }
 }
 
@@ -246,23 +262,34 @@ impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
     }
 }
 
-impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
-    type Item = Result<R, TaskError>;
+impl<R, I: Iterator> ImapUnordered<'_, R, I> {
+    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
+        self.next_until(Some(deadline(timeout))).unwrap_or(Some(Err(TaskError::NotReady(timeout))))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    /// `None` at the deadline.
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R, TaskError>>> {
         while let Some(task) = self.feeder.next_task() {
             self.completed.watch(self.next_token, task.0.task());
             self.tasks.insert(self.next_token, task);
             self.next_token += 1;
         }
-        if self.feeder.ready.is_empty()
-            && !self.tasks.is_empty()
-            && let Some(token) = self.completed.pop(None)
-            && let Some(task) = self.tasks.remove(&token)
-        {
-            self.feeder.arrived(task);
+        if self.feeder.ready.is_empty() && !self.tasks.is_empty() {
+            let token = self.completed.pop(deadline)?;
+            if let Some(task) = self.tasks.remove(&token) {
+                self.feeder.arrived(task);
+            }
         }
-        self.feeder.consume()
+        Some(self.feeder.consume())
+    }
+}
+
+impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
+    type Item = Result<R, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_until(None)?
     }
 }
 
