@@ -105,6 +105,7 @@ mod codec;
 mod dispatch;
 pub mod dummy;
 mod error;
+mod events;
 mod handle;
 mod ids;
 mod limits;
@@ -122,7 +123,9 @@ pub use backend::process::spawner::Output;
 #[doc(hidden)]
 pub use boot::__test_entry;
 pub use boot::{init, init_with};
+pub use dispatch::Times;
 pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo, TrySubmitError};
+pub use events::PoolEvent;
 pub use handle::{
     AsCompleted, AsyncResult, CompletedStream, MapResult, Unfinished, as_completed, first_error,
     wait_all, wait_any, wait_any_timeout,

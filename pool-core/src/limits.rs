@@ -72,11 +72,11 @@ pub(crate) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
 /// The longest pause before a task is tried again.
 pub(crate) const RETRY_PAUSE_MAX_NS: u64 = 60_000_000_000;
 
-/// How many workers a task may cost, with retries, unless the builder says otherwise.
-pub(crate) const DEFAULT_CRASH_LIMIT: u32 = 5;
-
 /// How often the memory of a worker is looked at, if it is limited.
 pub(crate) const MEMORY_CHECK_NS: u64 = 50_000_000;
+
+/// Events that may wait for the user's function before further ones are dropped.
+pub(crate) const MAX_EVENTS: usize = 65_536;
 
 /// How deep pools may be nested: a worker of a worker of ... A program that starts a pool in each of its workers would
 /// otherwise fill the machine.

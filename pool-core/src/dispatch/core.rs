@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use super::Settings;
 use super::courier::Courier;
+use super::observer::Observer;
 use super::time_limits::TimeLimits;
+use super::timings::{Times, Timings};
 use crate::backend::Link;
 use crate::backend::process::link::ProcessLink;
 use crate::error::{SubmitError, TaskError, TaskInfo};
+use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
 use crate::limits::INLINE_BYTES;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
@@ -90,6 +93,7 @@ pub(super) struct Body {
     pub(super) callee: Callee,
     pub(super) payload: Payload,
     pub(super) limits: TimeLimits,
+    pub(super) submitted_ns: u64,
     pub(super) finish: Option<Finish>,
     pub(super) slot: Arc<TaskSlot>,
 }
@@ -153,6 +157,8 @@ pub(crate) struct Core {
     pub(super) settings: Arc<Settings>,
     pub(super) watch: Arc<Watch>,
     pub(super) courier: Arc<Courier>,
+    pub(super) observer: Option<Observer>,
+    pub(super) timings: Timings,
     pub(super) links: Vec<Option<Link>>,
     pub(super) bodies: Vec<Option<Body>>,
     /// Scratch, empty between two events.
@@ -163,6 +169,8 @@ pub(crate) struct Core {
     pub(super) unread: Vec<WorkerKey>,
     /// The outcome of the reply that is being told to the scheduler.
     pub(super) reply: Option<Outcome>,
+    /// How long it has run, by its worker's account.
+    pub(super) reply_ns: u64,
     /// What finalizers have given.
     pub(crate) finalized: Vec<Outcome>,
     pub(super) next_id: u64,
@@ -194,6 +202,8 @@ impl Core {
             settings,
             watch,
             courier,
+            observer: None,
+            timings: Timings::new(),
             links: Vec::new(),
             bodies: Vec::new(),
             actions: Vec::new(),
@@ -201,6 +211,7 @@ impl Core {
             read_buffer: Vec::new(),
             unread: Vec::new(),
             reply: None,
+            reply_ns: 0,
             finalized: Vec::new(),
             next_id: 1,
             functions: HashMap::new(),
@@ -246,17 +257,21 @@ impl Core {
         let limits =
             TimeLimits { soft_ns: request.soft_timeout.map(ns), hard_ns: request.timeout.map(ns) };
         self.limited += usize::from(limits.any());
+        let now = clock::now_ns();
         let body = Body {
             id: TaskId(self.next_id),
             name: request.name,
             callee: request.callee,
             payload: request.payload,
             limits,
+            submitted_ns: now,
             finish: request.finish,
             slot: request.slot,
         };
         self.next_id += 1;
-        let now = if self.sched.any_idle() { clock::now_ns() } else { 0 };
+        if let Some(observer) = &mut self.observer {
+            observer.tell(PoolEvent::TaskSubmitted { task: body.info() });
+        }
         let key = self.sched.submit(spec, now, &mut self.actions);
         put(&mut self.bodies, key.index(), body);
         if !self.actions.is_empty() {
@@ -316,6 +331,21 @@ impl Core {
     /// The link of a worker that is a process.
     pub(super) fn process_mut(&mut self, worker: WorkerKey) -> Option<&mut ProcessLink> {
         self.link_mut(worker)?.as_process_mut()
+    }
+
+    /// Tells the observer, if there is one.
+    pub(super) fn tell(&mut self, event: impl FnOnce() -> PoolEvent) {
+        if let Some(observer) = &mut self.observer {
+            observer.tell(event());
+        }
+    }
+
+    /// How long tasks have waited and run, and which part of the workers' time was used.
+    pub(crate) fn times(&self) -> (Times, Times, f64) {
+        let (run, wait) = (self.timings.run(), self.timings.wait());
+        let available = self.sched.worker_time(clock::now_ns());
+        let used = self.timings.busy_ns as f64 / available.max(1) as f64;
+        (run, wait, used.min(1.0))
     }
 
     pub(super) fn close_spawner(&mut self) {

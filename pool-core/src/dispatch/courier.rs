@@ -35,8 +35,8 @@ struct State {
 }
 
 impl Courier {
-    pub(super) fn new(pool: &str) -> Courier {
-        Courier { name: format!("{pool}-callbacks"), queue: Arc::default() }
+    pub(super) fn new(name: String) -> Courier {
+        Courier { name, queue: Arc::default() }
     }
 
     /// Has `errand` run soon. Never blocks.

@@ -6,12 +6,14 @@
 mod attend;
 mod core;
 mod courier;
+mod observer;
 mod perform;
 mod replies;
 mod service;
 mod starting;
 mod threads;
 mod time_limits;
+mod timings;
 
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::core::{Core, Effects, Finish, Payload, Request, TaskSlot};
 use crate::backend::process::spawner::Recipe;
+use observer::Observer;
+
 use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
 use crate::ids::TaskKey;
@@ -32,6 +36,8 @@ use crate::sys::poll::{Doorbell, Watch};
 use crate::task::callee::Callee;
 use crate::task::job::Outcome;
 pub(crate) use courier::Courier;
+pub(crate) use observer::OnEvent;
+pub use timings::Times;
 
 /// What a pool does not change after it was built.
 #[derive(Debug)]
@@ -55,6 +61,17 @@ pub(crate) struct Settings {
     pub(crate) initializer: Option<(Callee, Vec<u8>)>,
     /// The finalizer and its encoded arguments.
     pub(crate) finalizer: Option<(Callee, Vec<u8>)>,
+    pub(crate) on_event: EventHook,
+}
+
+/// Whom to tell what happens.
+#[derive(Clone, Default)]
+pub(crate) struct EventHook(pub(crate) Option<OnEvent>);
+
+impl std::fmt::Debug for EventHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Some(..)" } else { "None" })
+    }
 }
 
 /// What kind of workers a pool has.
@@ -89,6 +106,8 @@ pub(crate) struct Shared {
     watch: Arc<Watch>,
     bell: Arc<Doorbell>,
     pub(crate) courier: Arc<Courier>,
+    /// Tells the observer, if there is one.
+    herald: Arc<Courier>,
     service_threads: OnceLock<Vec<ThreadId>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     owner: u32,
@@ -105,9 +124,12 @@ impl Shared {
             .map_err(PoolError::os("cannot watch an eventfd"))?;
         let (spawner, requests) = mpsc::channel();
         let (settings, watch) = (Arc::new(settings), Arc::new(watch));
-        let courier = Arc::new(Courier::new(&settings.name));
-        let core =
+        let courier = Arc::new(Courier::new(format!("{}-callbacks", settings.name)));
+        let herald = Arc::new(Courier::new(format!("{}-events", settings.name)));
+        let mut core =
             Core::new(Arc::clone(&settings), Arc::clone(&watch), Arc::clone(&courier), spawner);
+        let on_event = settings.on_event.0.clone();
+        core.observer = on_event.map(|tell| Observer::new(Arc::clone(&herald), tell));
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
             settings,
@@ -117,6 +139,7 @@ impl Shared {
             watch,
             bell: Arc::new(bell),
             courier,
+            herald,
             service_threads: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
             owner: std::process::id(),
@@ -251,7 +274,7 @@ impl Shared {
 
     /// Waits until all callbacks have been called.
     pub(crate) fn wait_for_callbacks(&self, deadline: Option<Instant>) -> bool {
-        self.courier.wait(deadline)
+        self.courier.wait(deadline) && self.herald.wait(deadline)
     }
 
     /// Whether the pool takes tasks.
@@ -320,6 +343,7 @@ impl Shared {
         self.on_service_thread()
             || self.is_worked_for_by_this_thread()
             || self.courier.is_this_thread()
+            || self.herald.is_this_thread()
     }
 
     /// Whether this is the thread that reads replies, or the one that starts workers.

@@ -2,12 +2,14 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::core::{Core, Effects, Payload, SpawnRequest};
 use super::service::reply_token;
 use crate::backend::Link;
 use crate::backend::process::link::Reading;
 use crate::error::{ExitCause, TaskError, TaskInfo};
+use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
 use crate::sys::signal::GroupSignal;
@@ -64,7 +66,12 @@ impl Core {
             Action::Retire { worker } => self.retire(worker, now),
             Action::Terminate { worker } => self.signal(worker, GroupSignal::Terminate),
             Action::Kill { worker } => self.kill(worker, now, effects),
-            Action::Settle { task, verdict } => self.settle(task, verdict, effects),
+            Action::Retried { task } => {
+                if let Some(task) = self.task_info(task) {
+                    self.tell(|| PoolEvent::TaskRetried { task });
+                }
+            }
+            Action::Settle { task, verdict } => self.settle(task, verdict, now, effects),
         }
     }
 
@@ -74,6 +81,10 @@ impl Core {
             return;
         };
         link.page().announce(lease, body.id);
+        if let Some(observer) = &mut self.observer {
+            let (worker, pid) = (WorkerIndex(link.seat()), link.pid());
+            observer.tell(PoolEvent::TaskStarted { task: body.info(), worker, pid });
+        }
         match (link, &body.payload) {
             (Link::Process(link), Payload::Inline(input)) => {
                 link.push_task(lease, body.callee, input);
@@ -96,14 +107,12 @@ impl Core {
             self.unpark(worker);
         }
         match self.link_mut(worker) {
-            Some(Link::Process(link)) => {
-                if link.flush() == Err(Unsent::Stuck) {
-                    link.violated = true;
-                    self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
-                }
+            Some(Link::Process(link)) if link.flush() == Err(Unsent::Stuck) => {
+                link.violated = true;
+                self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
             }
             Some(Link::Thread(link)) => link.flush(),
-            None => {}
+            Some(Link::Process(_)) | None => {}
         }
     }
 
@@ -179,11 +188,15 @@ impl Core {
         }
     }
 
-    fn settle(&mut self, task: TaskKey, verdict: Verdict, effects: &mut Effects) {
+    fn settle(&mut self, task: TaskKey, verdict: Verdict, now: u64, effects: &mut Effects) {
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
         self.limited -= usize::from(body.limits.any());
+        let elapsed = (verdict == Verdict::Replied).then_some(self.reply_ns);
+        if let Some(run_ns) = elapsed {
+            self.timings.observe(now.saturating_sub(body.submitted_ns), run_ns);
+        }
         let outcome: Outcome = match verdict {
             Verdict::Replied => self.reply.take().unwrap_or(Err(TaskError::Terminated)),
             Verdict::Lost(worker) => Err(self.lost(worker, body.info())),
@@ -199,6 +212,11 @@ impl Core {
                 None => TaskError::Terminated,
             }),
         };
+        if let Some(observer) = &mut self.observer {
+            let (task, error) = (body.info(), outcome.as_ref().err().cloned());
+            let elapsed = elapsed.map(Duration::from_nanos);
+            observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
+        }
         match body.finish {
             None => effects.settled.push((body.slot, outcome)),
             Some(finish) => {

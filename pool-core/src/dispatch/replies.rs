@@ -8,9 +8,10 @@ use crate::backend::Link;
 use crate::backend::process::link::{Reading, Stage};
 use crate::codec;
 use crate::error::{ExitCause, PoolError, TaskError};
-use crate::ids::{Lease, WorkerKey};
+use crate::events::PoolEvent;
+use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::MEMORY_CHECK_NS;
-use crate::sched::Event;
+use crate::sched::{Event, WorkerPhase};
 use crate::sys::process;
 use crate::sys::signal::{GroupSignal, KILL};
 use crate::task::entry::Fault;
@@ -101,6 +102,8 @@ impl Core {
             (Kind::Ready, Stage::Greeted) => {
                 link.stage = Stage::Ready;
                 effects.phase_changed = true;
+                let (seat, pid) = (WorkerIndex(link.seat), link.pid);
+                self.tell(|| PoolEvent::WorkerReady { worker: seat, pid });
                 self.event(Event::Ready { worker }, now, effects);
                 true
             }
@@ -144,6 +147,7 @@ impl Core {
         }
         let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
         self.reply = Some(outcome);
+        self.reply_ns = elapsed_ns;
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
         // not taken: the task was settled before
         self.reply = None;
@@ -213,7 +217,16 @@ impl Core {
         } else {
             exit
         };
+        let leaving = self.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Retiring);
         let started = self.started(worker);
+        if let Some(link) = self.process_mut(worker) {
+            let (seat, pid) = (WorkerIndex(link.seat), link.pid);
+            let left = leaving && cause == ExitCause::Exited(0);
+            self.tell(|| match left {
+                true => PoolEvent::WorkerLeft { worker: seat, pid },
+                false => PoolEvent::WorkerLost { worker: seat, pid, cause },
+            });
+        }
         if let Some(link) = self.process_mut(worker) {
             link.cause = Some(cause);
         }

@@ -9,7 +9,8 @@ use super::service::{exit_token, reply_token};
 use super::{Shared, Workers};
 use crate::backend::Link;
 use crate::backend::process::link::{ProcessLink, Started};
-use crate::ids::WorkerKey;
+use crate::events::PoolEvent;
+use crate::ids::{WorkerIndex, WorkerKey};
 use crate::sched::{self, Event, WorkerPhase};
 use crate::sys::clock;
 use crate::sys::signal::GroupSignal;
@@ -76,6 +77,8 @@ impl Shared {
             link.signal(GroupSignal::Kill);
         }
         core.oom_kills = crate::sys::process::oom_kills();
+        let (index, pid) = (WorkerIndex(link.seat), link.pid);
+        core.tell(|| PoolEvent::WorkerStarted { worker: index, pid });
         put(&mut core.links, worker.index(), Link::Process(Box::new(link)));
         let mut effects = Effects::default();
         core.event(Event::Spawned { worker }, clock::now_ns(), &mut effects);

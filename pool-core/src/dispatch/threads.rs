@@ -12,7 +12,8 @@ use crate::backend::Link;
 use crate::backend::process::spawner::cpu_of;
 use crate::backend::thread::{Done, Port, ThreadLink, ToThread};
 use crate::error::{ExitCause, PoolError, TaskError};
-use crate::ids::{Lease, WorkerKey};
+use crate::events::PoolEvent;
+use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::TELL_NS;
 use crate::sched::Event;
 use crate::sys::clock;
@@ -35,6 +36,8 @@ impl Shared {
         })?;
         link.thread = Some(thread);
         put(&mut core.links, worker.index(), Link::Thread(link));
+        let (index, pid) = (WorkerIndex(seat), std::process::id());
+        core.tell(|| PoolEvent::WorkerStarted { worker: index, pid });
         let mut effects = Effects::default();
         core.event(Event::Spawned { worker }, clock::now_ns(), &mut effects);
         self.finish(core, effects);
@@ -73,6 +76,8 @@ impl WorkerThread {
             Ok(()) => {
                 self.tell(|core, now, effects| {
                     effects.phase_changed = true;
+                    let (worker, pid) = (WorkerIndex(seat), std::process::id());
+                    core.tell(|| PoolEvent::WorkerReady { worker, pid });
                     core.event(Event::Ready { worker: self.worker }, now, effects);
                 });
                 while let Ok(ToThread::Tasks(batch)) = mailbox.recv() {
@@ -196,6 +201,7 @@ impl Core {
         let Some(Link::Thread(link)) = self.link(worker) else { return };
         for Done { lease, elapsed_ns, outcome } in link.port.take_done() {
             self.reply = Some(outcome);
+            self.reply_ns = elapsed_ns;
             self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
             // not taken: the task was settled before
             effects.unwanted.extend(self.reply.take());
@@ -206,6 +212,9 @@ impl Core {
     /// The thread has ended, or has been given up with what it runs.
     pub(super) fn on_thread_gone(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         let started = self.started(worker);
+        let index = WorkerIndex(self.link(worker).map_or(0, Link::seat));
+        let pid = std::process::id();
+        self.tell(|| PoolEvent::WorkerLeft { worker: index, pid });
         effects.phase_changed = true;
         let cause = ExitCause::Unknown;
         self.event(Event::Gone { worker, started: &started, cause }, now, effects);

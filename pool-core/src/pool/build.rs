@@ -73,6 +73,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             grace: self.grace,
             initializer,
             finalizer,
+            on_event: self.on_event.clone(),
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
             workers: match self.kind {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -14,9 +15,9 @@ use super::Pool;
 use super::shareable::Shareable;
 use crate::backend::process::spawner::Output;
 use crate::codec;
-use crate::limits::{
-    DEFAULT_CRASH_LIMIT, DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, INLINE_BYTES,
-};
+use crate::dispatch::EventHook;
+use crate::events::PoolEvent;
+use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, INLINE_BYTES};
 use crate::task::callee::Callee;
 use crate::task::{TaskFn, entry};
 
@@ -82,6 +83,7 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) initializer: Option<Result<(Callee, Vec<u8>), String>>,
     pub(super) finalizer: Option<Result<(Callee, Vec<u8>), String>>,
     pub(super) shared: Option<Shareable>,
+    pub(super) on_event: EventHook,
     pub(super) cpus: Vec<usize>,
     pub(super) niceness: Option<i32>,
     pub(super) executable: Option<PathBuf>,
@@ -108,7 +110,7 @@ impl<P> PoolBuilder<P> {
             max_age: None,
             max_memory: None,
             max_restarts: None,
-            crash_limit: DEFAULT_CRASH_LIMIT,
+            crash_limit: u32::MAX,
             max_pending: DEFAULT_MAX_PENDING,
             max_task_bytes: u64::MAX >> 1,
             max_result_bytes: u64::MAX >> 1,
@@ -120,6 +122,7 @@ impl<P> PoolBuilder<P> {
             initializer: None,
             finalizer: None,
             shared: None,
+            on_event: EventHook::default(),
             cpus: Vec::new(),
             niceness: None,
             executable: None,
@@ -269,6 +272,31 @@ impl<P> PoolBuilder<P> {
         self
     }
 
+    /// A function that is told what happens in the pool, in order, on a thread of its own. One that is slow misses events, when 65,536 wait for it, and is
+    /// told how many; it never slows the pool. [`join`](Pool::join) waits until all have been told.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use std::sync::mpsc;
+    /// use pool_core::PoolEvent;
+    /// let (sender, events) = mpsc::channel();
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(1)
+    ///     .on_event(move |event| sender.send(event.clone()).unwrap())
+    ///     .build()?;
+    /// pool.apply(|| std::process::exit(3), ()).unwrap_err();
+    /// pool.close();
+    /// pool.join()?;
+    /// assert!(events.try_iter().any(|event| matches!(event, PoolEvent::WorkerLost { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_event(mut self, observer: impl Fn(&PoolEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = EventHook(Some(Arc::new(observer)));
+        self
+    }
+
     /// Pins worker `i` to the CPU number `cpus[i % cpus.len()]`. Default: workers run on any CPU that this process may use.
     pub fn cpu_affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
         self.cpus = cpus.into_iter().collect();
@@ -309,7 +337,7 @@ impl<P> PoolBuilder<P> {
     }
 
     /// How many workers a task with [`retries`](Self::retries) may cost before it ends with [`TaskError::Quarantined`](crate::TaskError::Quarantined), however many retries are left.
-    /// Default: 5.
+    /// Default: no limit, the retries decide.
     pub fn crash_limit(mut self, workers: u32) -> Self {
         self.crash_limit = workers;
         self

@@ -102,6 +102,7 @@ impl Scheduler {
             };
             return self.on_start_failed(key, &error, now);
         }
+        self.worked_ns = self.worked_ns.saturating_add(worker.time(now));
         let leaving = worker.phase == WorkerPhase::Retiring || self.phase >= Phase::Stopping;
         let by_itself = worker.phase == WorkerPhase::Ready && !leaving;
         self.counts.workers_lost += u64::from(!leaving);
@@ -146,6 +147,7 @@ impl Scheduler {
             task.spec.retries -= 1;
             task.retried += 1;
             self.counts.retried += 1;
+            out.push(Action::Retried { task: key });
             match task.pause_ns() {
                 0 => self.requeue(key),
                 pause => {

@@ -87,6 +87,8 @@ pub(crate) enum Action {
     Terminate { worker: WorkerKey },
     /// SIGKILL to its group.
     Kill { worker: WorkerKey },
+    /// The task waits to be started again: to be told to observers.
+    Retried { task: TaskKey },
     /// Tell the task's handle. Exactly once per task.
     Settle { task: TaskKey, verdict: Verdict },
 }
@@ -179,6 +181,8 @@ pub(crate) struct Scheduler {
     /// When workers have ended by themselves, as far as that counts.
     losses: VecDeque<u64>,
     counts: Counts,
+    /// The time, ready or busy, of workers that are gone.
+    worked_ns: u64,
 }
 
 impl Scheduler {
@@ -204,6 +208,7 @@ impl Scheduler {
             broken: None,
             losses: VecDeque::new(),
             counts: Counts::default(),
+            worked_ns: 0,
         }
     }
 
@@ -269,6 +274,12 @@ impl Scheduler {
         self.queue.is_empty()
     }
 
+    /// The time that all workers together have been ready or busy.
+    pub(crate) fn worker_time(&self, now: u64) -> u64 {
+        let workers = self.workers.iter().map(|(_, worker)| worker.time(now));
+        workers.fold(self.worked_ns, u64::saturating_add)
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
@@ -315,11 +326,6 @@ impl Scheduler {
     /// How many workers there may be.
     pub(crate) fn size(&self) -> u32 {
         self.config.workers
-    }
-
-    /// Whether a task would be given to a worker at once.
-    pub(crate) fn any_idle(&self) -> bool {
-        !self.idle.is_empty()
     }
 
     /// Whether any worker is ready now.

@@ -168,6 +168,7 @@ impl Sim {
                 Action::Terminate { worker } | Action::Kill { worker } => {
                     self.processes.get_mut(&worker).expect("a process").killed = true;
                 }
+                Action::Retried { task } => assert!(self.by_key.contains_key(&task)),
                 Action::Settle { task, verdict } => {
                     let number = self.by_key.remove(&task).expect("a task that is not settled");
                     let known = self.tasks[number].verdict.replace(verdict);

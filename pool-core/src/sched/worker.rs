@@ -120,6 +120,11 @@ impl Worker {
         self.phase == WorkerPhase::Ready && !self.worn && self.tasks_done > 0
     }
 
+    /// How long it has been ready or busy.
+    pub(super) fn time(&self, now: u64) -> u64 {
+        if self.ready_at == 0 { 0 } else { now.saturating_sub(self.ready_at) }
+    }
+
     fn has_spare_work(&self) -> bool {
         self.phase == WorkerPhase::Ready && self.leases.len() > 1
     }
