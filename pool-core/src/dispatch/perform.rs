@@ -107,12 +107,14 @@ impl Core {
             self.unpark(worker);
         }
         match self.link_mut(worker) {
-            Some(Link::Process(link)) if link.flush() == Err(Unsent::Stuck) => {
-                link.violated = true;
-                self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
+            Some(Link::Process(link)) => {
+                link.violated |= link.flush() == Err(Unsent::Stuck);
+                if link.violated {
+                    self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
+                }
             }
             Some(Link::Thread(link)) => link.flush(),
-            Some(Link::Process(_)) | None => {}
+            None => {}
         }
     }
 
