@@ -109,17 +109,18 @@ mod events;
 mod handle;
 mod ids;
 mod limits;
+mod output;
 mod pool;
 mod primitives;
 mod sched;
 mod slot;
 mod sys;
 mod task;
+mod trace;
 mod transport;
 mod wire;
 pub mod worker;
 
-pub use backend::process::spawner::Output;
 #[doc(hidden)]
 pub use boot::__test_entry;
 pub use boot::{init, init_with};
@@ -131,6 +132,7 @@ pub use handle::{
     wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
+pub use output::{Output, TaskOutput};
 pub use pool::{
     Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo,
     WorkerState,

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::Settings;
 use super::courier::Courier;
 use super::observer::Observer;
+use super::tagging::Tagger;
 use super::time_limits::TimeLimits;
 use super::timings::{Times, Timings};
 use crate::backend::Link;
@@ -17,6 +19,8 @@ use crate::error::{SubmitError, TaskError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
 use crate::limits::INLINE_BYTES;
+use crate::output::TaskOutput;
+use crate::primitives::unpoisoned;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
 use crate::slot::Slot;
 use crate::sys::poll::Watch;
@@ -25,7 +29,40 @@ use crate::task::callee::Callee;
 use crate::task::job::{JobCell, Outcome};
 use crate::wire::from_worker::Header;
 
-pub(crate) type TaskSlot = Slot<Outcome>;
+/// What a task and its handle share.
+#[derive(Debug)]
+pub(crate) struct TaskSlot {
+    outcome: Slot<Outcome>,
+    output: Mutex<Option<Box<TaskOutput>>>,
+}
+
+impl TaskSlot {
+    pub(crate) fn new() -> TaskSlot {
+        TaskSlot { outcome: Slot::new(), output: Mutex::new(None) }
+    }
+
+    /// The slot of a task that has an outcome before it was one.
+    pub(crate) fn of(outcome: Outcome) -> TaskSlot {
+        TaskSlot { outcome: Slot::of(outcome), output: Mutex::new(None) }
+    }
+
+    /// What the task has printed, if that is captured.
+    pub(crate) fn output(&self) -> Option<TaskOutput> {
+        unpoisoned(self.output.lock()).as_deref().cloned()
+    }
+
+    pub(super) fn set_output(&self, output: TaskOutput) {
+        *unpoisoned(self.output.lock()) = Some(Box::new(output));
+    }
+}
+
+impl Deref for TaskSlot {
+    type Target = Slot<Outcome>;
+
+    fn deref(&self) -> &Slot<Outcome> {
+        &self.outcome
+    }
+}
 
 /// What a worker needs to run a task.
 #[derive(Clone, Debug)]
@@ -122,6 +159,8 @@ pub(crate) struct Effects {
     pub(super) garbage: Vec<Payload>,
     /// Results of tasks that were settled before.
     pub(super) unwanted: Vec<Outcome>,
+    /// The pool has stopped: what is left of the output is to be written.
+    pub(super) tagger: Option<Tagger>,
     pub(super) phase_changed: bool,
     /// The pool's thread sleeps longer than it should now.
     pub(super) hurry: bool,
@@ -159,6 +198,7 @@ pub(crate) struct Core {
     pub(super) courier: Arc<Courier>,
     pub(super) observer: Option<Observer>,
     pub(super) timings: Timings,
+    pub(super) tagger: Option<Tagger>,
     pub(super) links: Vec<Option<Link>>,
     pub(super) bodies: Vec<Option<Body>>,
     /// Scratch, empty between two events.
@@ -204,6 +244,7 @@ impl Core {
             courier,
             observer: None,
             timings: Timings::new(),
+            tagger: None,
             links: Vec::new(),
             bodies: Vec::new(),
             actions: Vec::new(),
@@ -346,6 +387,24 @@ impl Core {
         let available = self.sched.worker_time(clock::now_ns());
         let used = self.timings.busy_ns as f64 / available.max(1) as f64;
         (run, wait, used.min(1.0))
+    }
+
+    /// Keeps what the task that a worker is running has printed, before its end is told.
+    pub(super) fn keep_output(&self, worker: WorkerKey, lease: Lease) {
+        let link = self.link(worker).and_then(Link::as_process);
+        if let Some(output) = link.and_then(ProcessLink::captured) {
+            self.put_output(worker, lease, output);
+        }
+    }
+
+    pub(super) fn put_output(&self, worker: WorkerKey, lease: Lease, output: TaskOutput) {
+        let holder = self.sched.worker(worker);
+        let task = holder.and_then(|w| w.running_order().find(|(_, held)| *held == lease));
+        if let Some((task, _)) = task
+            && let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref)
+        {
+            body.slot.set_output(output);
+        }
     }
 
     pub(super) fn close_spawner(&mut self) {

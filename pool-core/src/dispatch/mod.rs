@@ -10,12 +10,13 @@ mod observer;
 mod perform;
 mod replies;
 mod service;
+mod settings;
 mod starting;
+mod tagging;
 mod threads;
 mod time_limits;
 mod timings;
 
-use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread::{JoinHandle, ThreadId};
@@ -23,76 +24,22 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::core::{Core, Effects, Finish, Payload, Request, TaskSlot};
 use crate::backend::process::spawner::Recipe;
-use observer::Observer;
-
 use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
 use crate::ids::TaskKey;
 use crate::limits::KILL_WAIT;
+use crate::output::Output;
 use crate::primitives::unpoisoned;
-use crate::sched::{self, Event, Phase};
+use crate::sched::{Event, Phase};
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, Watch};
-use crate::task::callee::Callee;
 use crate::task::job::Outcome;
+use crate::trace;
 pub(crate) use courier::Courier;
-pub(crate) use observer::OnEvent;
+use observer::Observer;
+pub(crate) use settings::{EventHook, Settings, Workers};
+use tagging::{Finishing, Tagger};
 pub use timings::Times;
-
-/// What a pool does not change after it was built.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) workers: Workers,
-    pub(crate) max_result: u64,
-    pub(crate) sched: sched::Config,
-    pub(crate) max_pending: usize,
-    pub(crate) max_task: u64,
-    /// A worker process with more resident memory than this is replaced.
-    pub(crate) max_memory: Option<u64>,
-    /// For threads; processes have them from their recipe.
-    pub(crate) cpus: Vec<u32>,
-    pub(crate) niceness: Option<i32>,
-    pub(crate) task_timeout: Option<Duration>,
-    pub(crate) retries: u32,
-    pub(crate) start_timeout: Duration,
-    pub(crate) grace: Duration,
-    /// The initializer and its encoded arguments.
-    pub(crate) initializer: Option<(Callee, Vec<u8>)>,
-    /// The finalizer and its encoded arguments.
-    pub(crate) finalizer: Option<(Callee, Vec<u8>)>,
-    pub(crate) on_event: EventHook,
-}
-
-/// Whom to tell what happens.
-#[derive(Clone, Default)]
-pub(crate) struct EventHook(pub(crate) Option<OnEvent>);
-
-impl std::fmt::Debug for EventHook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Some(..)" } else { "None" })
-    }
-}
-
-/// What kind of workers a pool has.
-#[derive(Debug)]
-pub(crate) enum Workers {
-    Processes(Recipe),
-    Threads {
-        /// What all of them can read.
-        shared: Option<Arc<dyn Any + Send + Sync>>,
-    },
-}
-
-impl Settings {
-    /// How worker processes are started; `None` for a pool of threads.
-    pub(crate) fn recipe(&self) -> Option<&Recipe> {
-        match &self.workers {
-            Workers::Processes(recipe) => Some(recipe),
-            Workers::Threads { .. } => None,
-        }
-    }
-}
 
 /// A pool, as its handles, its threads and its user share it.
 pub(crate) struct Shared {
@@ -110,6 +57,8 @@ pub(crate) struct Shared {
     herald: Arc<Courier>,
     service_threads: OnceLock<Vec<ThreadId>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Writes what is left of the workers' output.
+    finishing: OnceLock<Finishing>,
     owner: u32,
 }
 
@@ -128,8 +77,13 @@ impl Shared {
         let herald = Arc::new(Courier::new(format!("{}-events", settings.name)));
         let mut core =
             Core::new(Arc::clone(&settings), Arc::clone(&watch), Arc::clone(&courier), spawner);
-        let on_event = settings.on_event.0.clone();
-        core.observer = on_event.map(|tell| Observer::new(Arc::clone(&herald), tell));
+        let tagged = |recipe: &Recipe| [recipe.stdout, recipe.stderr].contains(&Output::Tagged);
+        if settings.recipe().is_some_and(tagged) {
+            core.tagger = Some(Tagger::start(&settings.name)?);
+        }
+        if settings.on_event.0.is_some() || trace::is_on() {
+            core.observer = Some(Observer::new(Arc::clone(&herald), settings::observe(&settings)));
+        }
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
             settings,
@@ -142,6 +96,7 @@ impl Shared {
             herald,
             service_threads: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
+            finishing: OnceLock::new(),
             owner: std::process::id(),
         });
         shared.start_threads(requests)?;
@@ -220,11 +175,15 @@ impl Shared {
     }
 
     /// Lets the lock go, then does what must not be done with it held.
-    pub(crate) fn finish(&self, core: MutexGuard<'_, Core>, effects: Effects) {
+    pub(crate) fn finish(&self, core: MutexGuard<'_, Core>, mut effects: Effects) {
         let room = core.has_room(self.settings.max_pending);
         drop(core);
         if effects.hurry {
             self.bell.ring();
+        }
+        if let Some(tagger) = effects.tagger.take() {
+            // the last worker is gone, once
+            let _ = self.finishing.set(tagger.finish());
         }
         if effects.phase_changed {
             self.phase.notify_all();
@@ -272,9 +231,11 @@ impl Shared {
         }
     }
 
-    /// Waits until all callbacks have been called.
+    /// Waits until all callbacks have been called, events told, and output written.
     pub(crate) fn wait_for_callbacks(&self, deadline: Option<Instant>) -> bool {
-        self.courier.wait(deadline) && self.herald.wait(deadline)
+        self.courier.wait(deadline)
+            && self.herald.wait(deadline)
+            && self.finishing.get().is_none_or(|finishing| finishing.wait(deadline))
     }
 
     /// Whether the pool takes tasks.

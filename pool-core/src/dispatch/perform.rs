@@ -35,6 +35,7 @@ impl Core {
             if self.phase == Phase::Stopped {
                 // both threads of the pool end by this
                 self.spawner = None;
+                effects.tagger = self.tagger.take();
                 effects.hurry = true;
             }
         }
@@ -156,6 +157,7 @@ impl Core {
                     && (link.page.condemn(lease)
                         || link.page.progress(lease) == Progress::Scribbled) =>
             {
+                self.keep_output(worker, lease);
                 Taken::Condemned
             }
             Link::Process(_) => Taken::No,

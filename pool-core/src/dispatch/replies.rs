@@ -11,6 +11,7 @@ use crate::error::{ExitCause, PoolError, TaskError};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::MEMORY_CHECK_NS;
+use crate::output::TaskOutput;
 use crate::sched::{Event, WorkerPhase};
 use crate::sys::process;
 use crate::sys::signal::{GroupSignal, KILL};
@@ -89,6 +90,11 @@ impl Core {
                 self.on_reply(worker, header, body, now, effects)
             }
             (Kind::Bell, Stage::Ready) => true, // the lane is read in any case
+            (Kind::Printed, Stage::Ready) => {
+                let Some(output) = TaskOutput::decode(&body) else { return false };
+                self.put_output(worker, header.lease, output);
+                true
+            }
             (Kind::PieceTaken, Stage::Ready) => {
                 let taken = link.piece_taken();
                 self.flush(worker, now);
@@ -219,6 +225,9 @@ impl Core {
         };
         let leaving = self.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Retiring);
         let started = self.started(worker);
+        if let Some(&running) = started.first() {
+            self.keep_output(worker, running);
+        }
         if let Some(link) = self.process_mut(worker) {
             let (seat, pid) = (WorkerIndex(link.seat), link.pid);
             let left = leaving && cause == ExitCause::Exited(0);

@@ -56,7 +56,10 @@ impl Shared {
     /// A process has been started: it is watched, and told what to do first.
     fn adopt(&self, worker: WorkerKey, started: Started) -> Result<(), String> {
         let mut core = self.lock();
-        let mut link = ProcessLink::new(started, self.settings.max_result);
+        let (mut link, printed) = ProcessLink::new(started, self.settings.max_result);
+        if let (Some(printed), Some(tagger)) = (printed, &core.tagger) {
+            tagger.add(format!("{}-{}", self.settings.name, link.seat), printed);
+        }
         let watched = self
             .watch
             .add(link.stream.as_fd(), reply_token(worker))

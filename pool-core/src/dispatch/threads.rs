@@ -22,6 +22,7 @@ use crate::task::callee::Callee;
 use crate::task::entry::Output;
 use crate::task::job::{JobCell, Value, caught};
 use crate::task::panics;
+use crate::trace;
 use crate::worker::context;
 
 impl Shared {
@@ -143,7 +144,7 @@ impl WorkerThread {
         }
         let job = job.take()?;
         context::set_current(Some(lease));
-        let outcome = job.run();
+        let outcome = trace::in_task(|| job.run());
         context::set_current(None);
         let now = clock::now_ns();
         self.port.page.finish(lease);

@@ -77,6 +77,7 @@ impl Core {
             // it has just finished: the next one is looked at soon
             return now.saturating_add(LOOK_NS);
         }
+        self.keep_output(worker, lease);
         self.event(Event::Expired { worker, lease }, now, effects);
         u64::MAX
     }

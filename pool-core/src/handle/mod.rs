@@ -22,6 +22,7 @@ pub use wait::{
 use crate::dispatch::{Courier, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::ids::TaskKey;
+use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::clock;
 use crate::task::job::{Outcome, Value};
@@ -206,6 +207,26 @@ impl<R> AsyncResult<R> {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.task.pid()
+    }
+
+    /// What the task has printed, when it is ready, if the pool [captures](crate::Output::Captured) it; `None` if not, or if it has printed nothing. A map's tasks are its chunks,
+    /// whose output is not kept.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::Output;
+    /// let pool = pool_core::Pool::builder().processes(1).stdout(Output::Captured).build()?;
+    /// let handle = pool.apply_async(|| -> () { println!("so far"); std::process::abort() }, ())?;
+    /// handle.wait();
+    /// assert_eq!(handle.output().unwrap().stdout, b"so far\n");
+    /// # handle.get().unwrap_err();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn output(&self) -> Option<TaskOutput> {
+        self.task.slot.output()
     }
 
     /// When the worker has started the task; `None` while it waits and after it has ended.

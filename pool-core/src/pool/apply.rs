@@ -9,10 +9,9 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::options::Options;
 use super::submit::{Function, MayWait, NoTask};
-use crate::dispatch::{Payload, Workers};
+use crate::dispatch::{Payload, TaskSlot, Workers};
 use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
 use crate::handle::{AsyncResult, TaskRef};
-use crate::slot::Slot;
 use crate::task::callee::Callee;
 use crate::task::job::{self, Job};
 use crate::task::{Fallible, TaskFn, entry, registry};
@@ -126,7 +125,7 @@ impl Pool {
         let task = match refusal {
             Some(error) => {
                 shared.check_open()?;
-                let slot = Arc::new(Slot::of(Err(error)));
+                let slot = Arc::new(TaskSlot::of(Err(error)));
                 TaskRef::new(Arc::clone(shared), slot, None)
             }
             None => {

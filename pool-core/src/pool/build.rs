@@ -10,11 +10,12 @@ use std::time::Duration;
 use super::builder::Kind;
 use super::shareable::Shareable;
 use super::{Pool, PoolBuilder};
-use crate::backend::process::spawner::{Output, Recipe};
+use crate::backend::process::spawner::Recipe;
 use crate::boot::{self, Role};
 use crate::dispatch::{Settings, Shared, Workers};
 use crate::error::PoolError;
 use crate::limits::{MAX_DEPTH, SLOTS};
+use crate::output::Output;
 use crate::sched;
 use crate::sys::process;
 

@@ -13,11 +13,11 @@ use serde::de::DeserializeOwned;
 
 use super::Pool;
 use super::shareable::Shareable;
-use crate::backend::process::spawner::Output;
 use crate::codec;
 use crate::dispatch::EventHook;
 use crate::events::PoolEvent;
 use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, INLINE_BYTES};
+use crate::output::Output;
 use crate::task::callee::Callee;
 use crate::task::{TaskFn, entry};
 
@@ -285,7 +285,7 @@ impl<P> PoolBuilder<P> {
     ///     .processes(1)
     ///     .on_event(move |event| sender.send(event.clone()).unwrap())
     ///     .build()?;
-    /// pool.apply(|| std::process::exit(3), ()).unwrap_err();
+    /// pool.apply(|| -> () { std::process::exit(3) }, ()).unwrap_err();
     /// pool.close();
     /// pool.join()?;
     /// assert!(events.try_iter().any(|event| matches!(event, PoolEvent::WorkerLost { .. })));

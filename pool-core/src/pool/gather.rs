@@ -9,7 +9,6 @@ use crate::dispatch::{Finish, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::handle::{AsyncResult, MapResult, TaskRef, chunk_outcome};
 use crate::primitives::lock;
-use crate::slot::Slot;
 use crate::task::chunk::{self, Chunk};
 use crate::task::job::{Outcome, Value};
 
@@ -43,7 +42,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
             items: 0,
             callbacks: Some(Box::new(callbacks)),
             complete: false,
-            slot: Arc::new(Slot::new()),
+            slot: Arc::new(TaskSlot::new()),
         };
         Gathering { shared, state: Arc::new(Mutex::new(state)) }
     }

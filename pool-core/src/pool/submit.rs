@@ -13,7 +13,6 @@ use crate::codec::{self, Unencodable};
 use crate::dispatch::{Finish, Payload, Request, Shared, TaskSlot, Workers};
 use crate::error::{Oversize, SubmitError, TaskError};
 use crate::handle::TaskRef;
-use crate::slot::Slot;
 use crate::task::callee::Callee;
 use crate::task::entry;
 use crate::task::job::{Job, JobCell, Outcome};
@@ -131,7 +130,7 @@ impl Pool {
             soft_timeout: options.soft_timeout,
             awaited: options.awaited,
             finish: None,
-            slot: Arc::new(Slot::new()),
+            slot: Arc::new(TaskSlot::new()),
         }
     }
 
@@ -160,7 +159,7 @@ impl Pool {
         if let Err(error) = self.shared.check_open() {
             return Err(Unsubmitted::Refused(error, args));
         }
-        let slot: Arc<TaskSlot> = Arc::new(Slot::new());
+        let slot: Arc<TaskSlot> = Arc::new(TaskSlot::new());
         self.shared.settle(Arc::clone(&slot), outcome, finish);
         Ok(TaskRef::new(Arc::clone(&self.shared), slot, None))
     }

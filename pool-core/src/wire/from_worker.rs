@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Finalized = 9,
     /// The finalizer's encoded fault.
     FinalizerFailed = 10,
+    /// What the task has printed; its reply follows.
+    Printed = 11,
 }
 
 /// The fixed part of a frame.
@@ -85,14 +87,17 @@ impl Header {
             8 => Kind::Bell,
             9 => Kind::Finalized,
             10 => Kind::FinalizerFailed,
+            11 => Kind::Printed,
             _ => return Err(Malformed),
         };
         let len = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
         let longest = match kind {
             Kind::Done | Kind::Finalized => max_result,
-            Kind::Fault | Kind::InitFailed | Kind::FinalizerFailed | Kind::Hello => {
-                FAULT_BYTES as u64
-            }
+            Kind::Fault
+            | Kind::Printed
+            | Kind::InitFailed
+            | Kind::FinalizerFailed
+            | Kind::Hello => FAULT_BYTES as u64,
             Kind::Ready | Kind::PieceTaken | Kind::NotInitialized | Kind::Bell => 0,
         };
         if len > longest {

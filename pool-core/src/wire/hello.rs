@@ -22,6 +22,8 @@ pub(crate) struct Boot {
     pub(crate) shared: Option<u64>,
     /// The last descriptor is its standard output.
     pub(crate) has_stdout: bool,
+    /// Whether standard output and standard error are files that are emptied after each task.
+    pub(crate) captured: [bool; 2],
     /// The name of the pool.
     pub(crate) pool: String,
 }

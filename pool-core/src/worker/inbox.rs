@@ -4,11 +4,13 @@ use std::io;
 
 use super::context;
 use super::outbox::{Next, Outbox};
+use super::printed::Capture;
 use crate::ids::Lease;
 use crate::sys::clock;
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
+use crate::trace;
 use crate::transport::block::WorkerBlock;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::TaskReceiver;
@@ -21,6 +23,7 @@ pub(super) struct Inbox {
     tasks: TaskReceiver,
     block: WorkerBlock,
     page: StatusPage,
+    printed: Capture,
     incoming: Option<Incoming>,
 }
 
@@ -53,8 +56,8 @@ impl From<io::Error> for End {
 }
 
 impl Inbox {
-    pub(super) fn new(tasks: TaskReceiver, block: WorkerBlock) -> Inbox {
-        Inbox { tasks, page: block.status(), block, incoming: None }
+    pub(super) fn new(tasks: TaskReceiver, block: WorkerBlock, printed: Capture) -> Inbox {
+        Inbox { tasks, page: block.status(), block, printed, incoming: None }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -146,14 +149,18 @@ impl Inbox {
             return Ok(());
         }
         context::set_current(Some(lease));
-        let kind = outbox.capture(function);
+        let kind = trace::in_task(|| outbox.capture(function));
         context::set_current(None);
         let now = clock::now_ns();
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             return Err(End::Condemned);
         }
-        outbox.end(Header { lease, elapsed_ns: now - started, ..Header::new(kind) }, now, next)?;
+        let header = Header { lease, elapsed_ns: now - started, ..Header::new(kind) };
+        match self.printed.take() {
+            None => outbox.end(header, now, next)?,
+            Some(output) => outbox.end_with(header, &output)?,
+        }
         Ok(())
     }
 }

@@ -16,6 +16,7 @@
 pub(crate) mod context;
 mod inbox;
 mod outbox;
+mod printed;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -86,6 +87,7 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     if boot.has_stdout {
         process::put(&fds.next().ok_or_else(missing)?, 1)?;
     }
+    let printed = printed::Capture::new(boot.captured);
     if let Some(cpu) = boot.cpu {
         process::pin_to(cpu)?;
     }
@@ -105,7 +107,7 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
     })?;
-    Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block), outbox))
+    Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {

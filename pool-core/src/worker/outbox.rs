@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::codec;
 use crate::limits::{INLINE_BYTES, TELL_NS};
+use crate::output::TaskOutput;
 use crate::sys::socket;
 use crate::task::entry::{Fault, Output};
 use crate::task::job::caught;
@@ -94,6 +95,18 @@ impl Outbox {
             socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())?;
         }
         Ok(())
+    }
+
+    /// Sends what a task has printed, and its reply, which waits in the buffer. Both by the socket: what goes by the lane may overtake it.
+    pub(super) fn end_with(&mut self, header: Header, printed: &TaskOutput) -> io::Result<()> {
+        let reply = std::mem::take(&mut self.frame);
+        let Header { lease, .. } = header;
+        self.send(Header { lease, ..Header::new(Kind::Printed) }, |body| {
+            printed.encode(body);
+            Ok(())
+        })?;
+        self.frame = reply;
+        self.end_by_socket(header)
     }
 
     /// Sends the frame in the buffer by the socket, blocking until the kernel has taken it.

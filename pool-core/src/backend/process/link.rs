@@ -1,12 +1,15 @@
 //! The parent's end of one worker process: its descriptors, its status page, and what is on its way.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use super::spawner::{Printed, Sink};
 use crate::error::ExitCause;
 use crate::ids::Lease;
-use crate::limits::PIECE_BYTES;
+use crate::limits::{PIECE_BYTES, TEXT_BYTES};
+use crate::output::TaskOutput;
+use crate::sys::capture;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{GroupSignal, send_to_group};
 use crate::sys::socket::Stream;
@@ -26,6 +29,8 @@ pub(crate) struct Started {
     pub(crate) stream: OwnedFd,
     pub(crate) sender: TaskSender,
     pub(crate) block: WorkerBlock,
+    /// Standard output and standard error.
+    pub(crate) sinks: [Sink; 2],
 }
 
 /// How far the handshake has come.
@@ -71,6 +76,8 @@ pub(crate) struct ProcessLink {
     pub(crate) violated: bool,
     /// It was killed by the pool for another reason.
     pub(crate) killed: bool,
+    /// The files of standard output and standard error, if they are captured.
+    captured: [Option<OwnedFd>; 2],
     /// Set when it is gone.
     pub(crate) cause: Option<ExitCause>,
     block: WorkerBlock,
@@ -93,8 +100,21 @@ struct Transfer {
 }
 
 impl ProcessLink {
-    pub(crate) fn new(started: Started, max_result: u64) -> ProcessLink {
-        ProcessLink {
+    /// The link, and the pipes of a worker whose output is tagged.
+    pub(crate) fn new(started: Started, max_result: u64) -> (ProcessLink, Option<Printed>) {
+        let mut captured = [None, None];
+        let mut tagged = [None, None];
+        for (index, sink) in started.sinks.into_iter().enumerate() {
+            match sink {
+                Sink::Elsewhere => {}
+                Sink::Captured(file) => captured[index] = Some(file),
+                Sink::Tagged(pipe) => tagged[index] = Some(pipe),
+            }
+        }
+        let [stdout, stderr] = tagged;
+        let any = stdout.is_some() || stderr.is_some();
+        let printed = any.then_some(Printed { stdout, stderr });
+        let link = ProcessLink {
             seat: started.seat,
             pid: started.pid,
             pidfd: started.pidfd,
@@ -108,13 +128,27 @@ impl ProcessLink {
             next_memory_check: 0,
             violated: false,
             killed: false,
+            captured,
             cause: None,
             sender: started.sender,
             message: Vec::new(),
             transfers: VecDeque::new(),
             pieces_ahead: 0,
             next_half: 0,
+        };
+        (link, printed)
+    }
+
+    /// What the task that the worker is running has printed so far, or had when the worker died.
+    pub(crate) fn captured(&self) -> Option<TaskOutput> {
+        if self.captured.iter().all(Option::is_none) {
+            return None;
         }
+        let [stdout, stderr] = self.captured.each_ref().map(|file| {
+            let read = |file: &OwnedFd| capture::read_captured(file.as_fd(), TEXT_BYTES).ok();
+            file.as_ref().and_then(read).unwrap_or_default()
+        });
+        Some(TaskOutput { stdout, stderr })
     }
 
     /// Adds a record to the message.

@@ -2,8 +2,8 @@
 //! *thread* that started it ends, and a start takes a millisecond that nobody else should wait for.
 
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -13,19 +13,45 @@ use super::link::Started;
 use crate::boot::{Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
 use crate::limits::PROTOCOL_VERSION;
-use crate::sys::{self, pidfd::PidFd, socket};
+use crate::output::Output;
+use crate::sys::{self, capture, pidfd::PidFd, socket};
 use crate::transport::{block::WorkerBlock, tasks};
 use crate::wire::hello::Boot;
 
-/// Where the standard output or standard error of workers goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Output {
-    /// To the parent's.
-    #[default]
-    Inherit,
-    /// Nowhere.
-    Discard,
+/// The parent's end of a standard stream of a worker.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// It is not the pool's affair.
+    Elsewhere,
+    Captured(OwnedFd),
+    Tagged(PipeReader),
+}
+
+impl Sink {
+    /// Both ends. The worker's is `None` if it has none.
+    fn open(output: Output, ours: BorrowedFd<'_>) -> io::Result<(Sink, Option<OwnedFd>)> {
+        Ok(match output {
+            // one that is closed here is nowhere there
+            Output::Inherit => (Sink::Elsewhere, ours.try_clone_to_owned().ok()),
+            Output::Discard => (Sink::Elsewhere, None),
+            Output::Captured => {
+                let file = capture::capture_file()?;
+                let theirs = file.try_clone()?;
+                (Sink::Captured(file), Some(theirs))
+            }
+            Output::Tagged => {
+                let (reader, writer) = io::pipe()?;
+                (Sink::Tagged(reader), Some(writer.into()))
+            }
+        })
+    }
+}
+
+/// The pipes of a worker whose output is tagged.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
 }
 
 /// The CPU of a seat, if workers are bound.
@@ -61,12 +87,20 @@ impl Recipe {
         let (stream, theirs) = socket::stream_pair()?;
         let (sender, tasks) = tasks::channel()?;
         let (block, block_fd) = WorkerBlock::create()?;
-        self.send_boot(&stream, seat, [tasks.as_raw_fd(), block_fd.as_raw_fd()])?;
+        let (stdout, their_stdout) = Sink::open(self.stdout, io::stdout().as_fd())?;
+        let (stderr, their_stderr) = Sink::open(self.stderr, io::stderr().as_fd())?;
+        let hidden = self.hides_stdout().then_some(&their_stdout).and_then(Option::as_ref);
+        let fds = [tasks.as_raw_fd(), block_fd.as_raw_fd()];
+        self.send_boot(&stream, seat, fds, hidden.map(AsRawFd::as_raw_fd))?;
         let summons = Summons::text(sys::inode(theirs.as_fd())?, std::process::id());
-        let mut child = self.command(theirs, summons).spawn()?;
+        let stdio = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+        let shown = if self.hides_stdout() { Stdio::null() } else { stdio(their_stdout) };
+        let mut child = self.command(theirs, summons, shown, stdio(their_stderr)).spawn()?;
         let pid = child.id();
         match PidFd::open(pid) {
-            Ok(pidfd) => Ok(Started { seat, pid, pidfd, stream, sender, block }),
+            Ok(pidfd) => {
+                Ok(Started { seat, pid, pidfd, stream, sender, block, sinks: [stdout, stderr] })
+            }
             Err(error) => {
                 // no descriptor for it: nothing is left behind
                 let _ = child.kill();
@@ -76,8 +110,13 @@ impl Recipe {
         }
     }
 
-    fn send_boot(&self, stream: &OwnedFd, seat: u32, fds: [RawFd; 2]) -> io::Result<()> {
-        let has_stdout = self.hides_stdout() && self.stdout == Output::Inherit;
+    fn send_boot(
+        &self,
+        stream: &OwnedFd,
+        seat: u32,
+        fds: [RawFd; 2],
+        stdout: Option<RawFd>,
+    ) -> io::Result<()> {
         let boot = Boot {
             version: PROTOCOL_VERSION,
             seat,
@@ -87,16 +126,16 @@ impl Recipe {
             cpu: cpu_of(&self.cpus, seat),
             niceness: self.niceness,
             shared: self.shared.as_ref().map(|(_, len)| *len),
-            has_stdout,
+            has_stdout: stdout.is_some(),
+            captured: [self.stdout, self.stderr].map(|output| output == Output::Captured),
             pool: self.pool.clone(),
         };
         let mut bytes = Vec::new();
         codec::encode(&boot, &mut bytes, 1024)
             .map_err(|_| io::Error::other("the name of the pool is too long"))?;
-        let stdout = io::stdout();
         let mut fds = fds.to_vec();
         fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
-        fds.extend(has_stdout.then(|| stdout.as_raw_fd()));
+        fds.extend(stdout);
         socket::send_with(stream.as_fd(), &bytes, &fds)?;
         Ok(())
     }
@@ -109,7 +148,7 @@ impl Recipe {
     /// Without `pre_exec`, so that std can use `posix_spawn`: forking a parent of a gigabyte takes 50 times as long. The only
     /// descriptor that is passed is standard input; the others follow over it, so nothing can leak into a process that another thread
     /// of this program starts at the same time.
-    fn command(&self, stdin: OwnedFd, summons: String) -> Command {
+    fn command(&self, stdin: OwnedFd, summons: String, stdout: Stdio, stderr: Stdio) -> Command {
         let mut command = match &self.executable {
             Some(path) => Command::new(path),
             None => Command::new("/proc/self/exe"),
@@ -134,16 +173,12 @@ impl Recipe {
         if let Some(directory) = &self.current_dir {
             command.current_dir(directory);
         }
-        let stdio = |output| match output {
-            Output::Inherit => Stdio::inherit(),
-            Output::Discard => Stdio::null(),
-        };
         command
             .env(SUMMONS, summons)
             .process_group(0)
             .stdin(Stdio::from(stdin))
-            .stdout(if self.hides_stdout() { Stdio::null() } else { stdio(self.stdout) })
-            .stderr(stdio(self.stderr));
+            .stdout(stdout)
+            .stderr(stderr);
         command
     }
 }
