@@ -110,10 +110,12 @@ mod ids;
 mod limits;
 mod pool;
 mod primitives;
+mod process;
 mod sched;
 mod slot;
 mod sys;
 mod task;
+mod thread;
 mod transport;
 mod wire;
 pub mod worker;
@@ -124,13 +126,18 @@ pub use boot::__test_entry;
 pub use boot::{init, init_with};
 pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo, TrySubmitError};
 pub use handle::{
-    AsCompleted, AsyncResult, CompletedStream, MapResult, Unfinished, as_completed, first_error,
-    wait_all, wait_any, wait_any_timeout,
+    AsCompleted, AsyncResult, CompletedStream, Joining, MapResult, Unfinished, Waitable,
+    as_completed, first_error, wait, wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
 pub use pool::{
     Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo,
     WorkerState,
 };
+pub use process::{
+    ChildProcess, CurrentProcess, ParentProcess, Process, ProcessBuilder, ProcessError,
+    active_children, current_process, parent_process,
+};
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};
+pub use thread::{Thread, ThreadBuilder, ThreadFn, ThreadHandle};

@@ -22,8 +22,22 @@ pub(crate) struct Boot {
     pub(crate) shared: Option<u64>,
     /// The last descriptor is its standard output.
     pub(crate) has_stdout: bool,
-    /// The name of the pool.
+    /// The name of the pool; empty for a [`Process`](crate::Process), which has no seat either.
     pub(crate) pool: String,
+    pub(crate) kin: Kin,
+    /// The executable that this must be a copy of, if tasks are sent before the parent has seen the answer.
+    pub(crate) image: Option<[u64; 4]>,
+}
+
+/// What a process knows about itself and who started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kin {
+    pub(crate) name: String,
+    /// What the default names of its own processes begin with.
+    pub(crate) lineage: String,
+    /// It ends with its parent.
+    pub(crate) daemon: bool,
+    pub(crate) parent_name: String,
 }
 
 /// The worker's answer.

@@ -10,6 +10,10 @@ fn main() {
     {
         let _ = writeln!(file, "{}", std::process::id());
     }
+    if std::env::args().nth(1).as_deref() == Some("process") {
+        let joined = pool_core::Process::spawn(|| 1, ()).map(|process| process.join());
+        return println!("{joined:?}");
+    }
     match pool_core::Pool::new(4) {
         Ok(_) => println!("a pool"),
         Err(error) => println!("{error:?}"),

@@ -1,4 +1,5 @@
 //! Worker processes: started by one thread per pool, each behind a link.
 
+pub(crate) mod exit;
 pub(crate) mod link;
 pub(crate) mod spawner;
