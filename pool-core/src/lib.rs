@@ -89,6 +89,23 @@
 //! A task is started **at most once**, unless [`retries`](Call::retries) were asked for. Tasks that a dead worker had not started are given to
 //! another one. Every handle gets exactly one outcome.
 //!
+//! # Processes and threads
+//!
+//! A [`Process`] runs one function in a process of its own, a [`Thread`] in a thread; both give its result by `join`. [`wait()`] waits for the first of processes,
+//! threads and tasks.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! use pool_core::Process;
+//!
+//! let process = Process::builder().name("cruncher").spawn(u64::pow, (2, 10))?;
+//! assert_eq!(process.join()?, 1024);
+//! assert_eq!(process.exit_code(), Some(0));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Stopping
 //!
 //! [`close`](Pool::close) and [`join`](Pool::join) let everything finish; [`terminate`](Pool::terminate) stops now; dropping the pool terminates it. If

@@ -494,6 +494,19 @@ fn c5_172_others_go_on_until_their_function_returns() {
     }
 }
 
+/// Also if the parent dies before they have said hello.
+#[test]
+fn c5_172_others_go_on_though_they_have_hardly_begun() {
+    let case = Case::new();
+    for _ in 0..20 {
+        let ledger = Ledger::new();
+        let (status, _, _) = Program::new(&case, FAMILY, &["abandon", &ledger.path()]).run();
+        assert!(!status.success());
+        eventually(SOON, "the process ends", || case.processes().is_empty());
+        assert_eq!(ledger.count(1), 1, "its function was called");
+    }
+}
+
 #[test]
 fn c5_173_streams_are_flushed_and_exit_codes_mapped() {
     let case = Case::new();
@@ -706,6 +719,20 @@ fn a_program_that_forgets_init_is_told() {
 }
 
 #[test]
+fn a_program_that_never_gets_to_init_is_told() {
+    let case = Case::new();
+    let run = |how: &str| Program::new(&case, FORGOT_INIT, &[how]).run();
+    let (status, stdout, stderr) = run("process-exits");
+    assert!(status.success(), "{stderr}");
+    assert!(stdout.contains("exited with code 5 before it reached pool_core::init()"), "{stdout}");
+    assert!(stdout.ends_with(" Some(5)\n"), "{stdout}");
+    let (status, stdout, stderr) = run("process-hangs");
+    assert!(status.success(), "{stderr}");
+    assert!(stdout.contains("did not reach pool_core::init() within 300ms"), "{stdout}");
+    assert!(stdout.ends_with(" Some(-9)\n"), "{stdout}");
+}
+
+#[test]
 fn row_62_a_program_that_ignores_sigchld() {
     let case = Case::new();
     let (status, stdout, stderr) = Program::new(&case, FAMILY, &["ignores-sigchld"]).run();
@@ -748,4 +775,48 @@ fn c4_157_processes_come_and_go_without_a_trace() {
 fn c4_157_threads_come_and_go_without_a_trace() {
     let case = Case::with_limit(Duration::from_secs(3_000));
     Program::new(&case, FAMILY, &["thread-cycles", &cycles()]).assert_stays_flat(4_096);
+}
+
+/// Everything at once, by many threads, on the same processes: each ends with one outcome, and the threads agree about it.
+#[test]
+fn all_methods_at_once() {
+    let case = Case::new();
+    let gate = Gate::new();
+    for round in 0..12 {
+        let processes: Vec<_> = (0..4)
+            .map(|_| case.process().build(|gate: String| Gate::wait_at(&gate), (gate.path(),)))
+            .collect();
+        let act = |thread: usize| {
+            let (mut started, mut results) = (0, Vec::new());
+            for process in processes.iter().cycle().skip(thread).take(4) {
+                started += usize::from(process.start().is_ok());
+                // another thread may be about to have started it
+                eventually(SOON, "it is started", || process.pid().is_some());
+                match (thread + round) % 6 {
+                    0 => process.kill().unwrap(),
+                    1 => process.terminate().unwrap(),
+                    2 => active_children().iter().for_each(|child| drop(child.terminate())),
+                    3 => drop(process.sentinel().unwrap()),
+                    4 => assert!(wait(&[process], Some(NO_TIME)).len() <= 1),
+                    _ => drop(process.is_alive()),
+                }
+                gate.let_pass(1);
+                assert!(process.wait());
+                results.push(process.join());
+                assert!(process.exit_code().is_some() && !process.is_alive());
+            }
+            (started, results)
+        };
+        let act = &act;
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..6).map(|thread| scope.spawn(move || act(thread))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(outcomes.iter().map(|(started, _)| started).sum::<usize>(), 4);
+        let results = outcomes.iter().flat_map(|(_, results)| results);
+        let first = results.filter(|result| **result != Err(TaskError::AlreadyTaken)).count();
+        assert_eq!(first, 4, "each result is given once");
+        assert!(processes.iter().all(|process| process.close().is_ok()));
+    }
+    assert!(active_children().is_empty());
 }

@@ -4,6 +4,7 @@ use std::any::type_name;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,7 +14,7 @@ use super::{Process, ProcessError};
 use crate::backend::process::spawner::{Member, Output, Recipe, bad_variable};
 use crate::boot::Role;
 use crate::codec::{self, Unencodable};
-use crate::limits::NAME_BYTES;
+use crate::limits::{DEFAULT_START_TIMEOUT, NAME_BYTES};
 use crate::task::TaskFn;
 use crate::task::callee::Callee;
 use crate::task::entry;
@@ -40,7 +41,7 @@ pub struct ProcessBuilder {
 }
 
 /// What concerns only the start.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     env: Vec<(OsString, Option<OsString>)>,
     env_clear: bool,
@@ -48,6 +49,21 @@ pub(super) struct Settings {
     stdout: Output,
     stderr: Output,
     memory_limit: Option<u64>,
+    pub(super) start_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            env: Vec::new(),
+            env_clear: false,
+            current_dir: None,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
+            memory_limit: None,
+            start_timeout: DEFAULT_START_TIMEOUT,
+        }
+    }
 }
 
 impl ProcessBuilder {
@@ -106,6 +122,13 @@ impl ProcessBuilder {
     /// allocation beyond it fails, by which a Rust program aborts. Default: no limit.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.settings.memory_limit = Some(bytes);
+        self
+    }
+
+    /// How long it may take to reach [`init`](crate::init). Then it is killed, and [`join`](Process::join) gives
+    /// [`ProcessError::StartFailed`]. Default: 30 s.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.start_timeout = timeout;
         self
     }
 

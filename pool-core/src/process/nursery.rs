@@ -236,8 +236,8 @@ impl Room {
 
     fn on_order(&mut self, order: Order) {
         let Order { child, recipe, plan, input, answer } = order;
-        let now = clock::now_ns();
-        let start = || Nursling::start(child, &recipe, (plan.callee, input), now);
+        let timeout = plan.settings.start_timeout;
+        let start = || Nursling::start(child, &recipe, timeout, (plan.callee, input));
         let started = catch_unwind(AssertUnwindSafe(start))
             .unwrap_or_else(|_| Err(std::io::Error::other("starting it panicked")))
             .and_then(|nursling| self.adopt(nursling));

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ProcessError;
 use super::child::{Child, Outcome};
@@ -13,7 +14,8 @@ use crate::backend::process::spawner::Recipe;
 use crate::codec;
 use crate::error::{ExitCause, TaskError, TaskInfo};
 use crate::ids::{Lease, TaskId, WorkerIndex};
-use crate::limits::{DEFAULT_START_TIMEOUT, INLINE_BYTES};
+use crate::limits::INLINE_BYTES;
+use crate::sys::clock;
 use crate::sys::process::image_id;
 use crate::sys::signal::GroupSignal;
 use crate::task::callee::Callee;
@@ -36,6 +38,7 @@ pub(super) struct Nursling {
     pub(super) link: ProcessLink,
     /// Until when it must have said hello; `u64::MAX` when it has.
     pub(super) greets_until: u64,
+    start_timeout: Duration,
     depth: u32,
     image: Option<[u64; 4]>,
     max_result: u64,
@@ -51,15 +54,16 @@ impl Nursling {
     pub(super) fn start(
         child: Arc<Child>,
         recipe: &Recipe,
+        start_timeout: Duration,
         (callee, input): (Callee, Arc<Vec<u8>>),
-        now: u64,
     ) -> io::Result<Nursling> {
         let started = recipe.start(0)?;
-        let limit = u64::try_from(DEFAULT_START_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
+        let limit = u64::try_from(start_timeout.as_nanos()).unwrap_or(u64::MAX);
         let mut nursling = Nursling {
             child,
             link: ProcessLink::new(started, recipe.max_result),
-            greets_until: now.saturating_add(limit),
+            start_timeout,
+            greets_until: clock::now_ns().saturating_add(limit),
             depth: recipe.role.depth + 1,
             image: image_id().ok(),
             max_result: recipe.max_result,
@@ -162,8 +166,9 @@ impl Nursling {
     /// It has not reached `init()` in time.
     pub(super) fn give_up(&mut self) {
         self.greets_until = u64::MAX;
+        let limit = self.start_timeout;
         self.refuse(ProcessError::StartFailed(format!(
-            "the process did not reach pool_core::init() within {DEFAULT_START_TIMEOUT:?}: call it first in main"
+            "the process did not reach pool_core::init() within {limit:?}: call it first in main"
         )));
     }
 

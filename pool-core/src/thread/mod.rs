@@ -352,7 +352,7 @@ impl<R> Inner<R> {
         self.check_waitable().is_ok() && self.slot.wait(deadline)
     }
 
-    /// After the end of its function: waits until the system has forgotten the thread.
+    /// After the end of its function: waits until its thread-locals are gone and its stack is free.
     fn collect(&self) {
         let handle = self.state().handle.take();
         if let Some(handle) = handle {

@@ -108,9 +108,13 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     let mut outbox = Outbox::new(stream, block.lane(), boot.max_result);
     let image = process::image_id()?;
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
-    outbox.send(Header::new(Kind::Hello), |body| {
+    let said = outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
-    })?;
+    });
+    if boot.kin.daemon {
+        // the others go on without their parent: their task is there already
+        said?;
+    }
     if boot.image.is_some_and(|expected| expected != image) {
         // the parent reads why in the hello; a task that it has sent means nothing here
         leave(EXIT_BOOT_FAILED);

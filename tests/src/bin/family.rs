@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use pool_core::{Process, ProcessError, Thread, active_children};
-use pool_tests::{Gate, Ledger, census, fault};
+use pool_tests::{Gate, Ledger, census, eventually, fault};
 
 fn main() {
     pool_core::init();
@@ -15,6 +15,7 @@ fn main() {
         ["children", daemon, how, gate, ledger] => {
             children(daemon.parse().unwrap(), how, gate, ledger);
         }
+        ["abandon", ledger] => abandon(ledger),
         ["cycles", count] => cycles(count.parse().unwrap()),
         ["thread-cycles", count] => thread_cycles(count.parse().unwrap()),
         ["forked-copy", gate] => forked_copy(gate),
@@ -57,6 +58,14 @@ fn children(daemon: bool, how: &str, gate: &str, ledger: &str) {
         "abort" => std::process::abort(),
         _ => panic!("unknown: {how}"),
     }
+}
+
+/// A process that is to go on, and a parent that is killed in the next moment.
+fn abandon(ledger: &str) {
+    let note = |ledger: String, number: u64| Ledger::note(&ledger, number);
+    let small = Process::builder().daemon(false);
+    small.spawn(note, (ledger.to_owned(), 1)).unwrap();
+    fault::Fault::Raise(9).happen();
 }
 
 #[allow(clippy::exit, reason = "exit with live children is what is tested")]
@@ -104,10 +113,17 @@ fn thread_cycles(count: usize) {
         assert!(!pool_core::wait(&[&thread], None).is_empty());
         assert_eq!(thread.join().is_ok(), cycle.is_multiple_of(2));
     };
+    let settled_report = |what: &str| {
+        // the kernel takes a thread off its list just after it has told those who join
+        eventually(Duration::from_secs(20), "only this thread is left", || {
+            census::list("/proc/self/task").len() == 1
+        });
+        report(what);
+    };
     (0..20).for_each(spawn);
-    report("before");
+    settled_report("before");
     (0..count).for_each(spawn);
-    report("after");
+    settled_report("after");
 }
 
 /// A forked copy of this program can't do anything to its processes, and is told so.
