@@ -820,3 +820,15 @@ fn all_methods_at_once() {
     }
     assert!(active_children().is_empty());
 }
+
+#[test]
+fn a_process_is_no_worker_of_a_pool() {
+    let case = Case::new();
+    let about = || {
+        use pool_core::worker::{cancelled, index, task_id};
+        (index().map(WorkerIndex::get), task_id().map(|id| id.get()), cancelled())
+    };
+    assert_eq!(case.process().spawn(about, ()).unwrap().join(), Ok((None, None, false)));
+    let pool = case.builder(1).name("").build().unwrap();
+    assert_eq!(pool.apply(about, ()), Ok((Some(0), Some(1), false)));
+}

@@ -9,8 +9,8 @@ use crate::limits::PROTOCOL_VERSION;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     pub(crate) version: u32,
-    /// The worker's seat, for its name.
-    pub(crate) seat: u32,
+    /// The seat of a worker of a pool; `None` in a [`Process`](crate::Process).
+    pub(crate) seat: Option<u32>,
     /// 1 for a worker of the first program, 2 for a worker of a worker.
     pub(crate) depth: u32,
     pub(crate) max_result: u64,
@@ -22,8 +22,6 @@ pub(crate) struct Boot {
     pub(crate) shared: Option<u64>,
     /// The last descriptor is its standard output.
     pub(crate) has_stdout: bool,
-    /// The name of the pool; empty for a [`Process`](crate::Process), which has no seat either.
-    pub(crate) pool: String,
     pub(crate) kin: Kin,
     /// The executable that this must be a copy of, if tasks are sent before the parent has seen the answer.
     pub(crate) image: Option<[u64; 4]>,

@@ -102,8 +102,8 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
     let block = WorkerBlock::map(page.as_fd())?;
-    if !boot.pool.is_empty() {
-        context::enter(boot.seat, block.status());
+    if let Some(seat) = boot.seat {
+        context::enter(seat, block.status());
     }
     let mut outbox = Outbox::new(stream, block.lane(), boot.max_result);
     let image = process::image_id()?;

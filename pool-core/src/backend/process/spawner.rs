@@ -91,7 +91,7 @@ impl Recipe {
         let has_stdout = self.hides_stdout() && self.stdout == Output::Inherit;
         let boot = Boot {
             version: PROTOCOL_VERSION,
-            seat,
+            seat: self.member.is_none().then_some(seat),
             depth: self.role.depth + 1,
             max_result: self.max_result,
             memory_limit: self.memory_limit,
@@ -99,7 +99,6 @@ impl Recipe {
             niceness: self.niceness,
             shared: self.shared.as_ref().map(|(_, len)| *len),
             has_stdout,
-            pool: self.pool.clone(),
             kin: self.kin(seat),
             image: match &self.member {
                 Some(_) => Some(sys::process::image_id()?),
@@ -108,7 +107,7 @@ impl Recipe {
         };
         let mut bytes = Vec::new();
         codec::encode(&boot, &mut bytes, BOOT_BYTES as u64)
-            .map_err(|_| io::Error::other("the name of the pool is too long"))?;
+            .map_err(|_| io::Error::other("its name or that of its parent is too long"))?;
         let stdout = io::stdout();
         let mut fds = fds.to_vec();
         fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
