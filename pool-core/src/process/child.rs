@@ -209,11 +209,15 @@ impl Child {
         }
     }
 
-    /// If the process has ended, waits until the nursery has noticed, which takes no time to speak of; so what the system shows and what the
-    /// handles say are the same.
+    /// If the process has ended, waits until the nursery has noticed and has closed what it had of it, which takes no time to speak of; so what the
+    /// system shows and what the handles say are the same.
     fn catch_up(&self) {
-        let Phase::Alive { pid } = self.state().phase else { return };
-        if self.check_owner().is_ok() && has_ended(pid) && !Nursery::is_this_thread() {
+        let ended = match self.state().phase {
+            Phase::Fresh(_) | Phase::Starting => false,
+            Phase::Alive { pid } => has_ended(pid),
+            Phase::Ended { .. } => true,
+        };
+        if ended && self.check_owner().is_ok() && !Nursery::is_this_thread() {
             self.slot.wait(Some(deadline(KILL_WAIT)));
         }
     }
@@ -255,18 +259,12 @@ impl Child {
     pub(super) fn close(&self) -> Result<(), ProcessError> {
         self.catch_up();
         let mut state = self.state();
-        let ended = match state.phase {
-            Phase::Alive { .. } | Phase::Starting => return Err(ProcessError::StillAlive),
-            Phase::Fresh(_) => false,
-            Phase::Ended { .. } => true,
-        };
+        if matches!(state.phase, Phase::Alive { .. } | Phase::Starting) {
+            return Err(ProcessError::StillAlive);
+        }
         state.closed = true;
         drop(state);
-        if ended {
-            // settled, or about to be
-            self.slot.wait(Some(deadline(KILL_WAIT)));
-            drop(self.slot.take());
-        }
+        drop(self.slot.take());
         *unpoisoned(self.sentinel.lock()) = None;
         Ok(())
     }

@@ -301,12 +301,13 @@ impl Room {
         if nursling.link.reading == Reading::Watched {
             let _ = self.watch.remove(nursling.link.stream.as_fd());
         }
-        unpoisoned(self.nursery.live.lock()).remove(&key);
         let child = Arc::clone(&nursling.child);
         // its descriptors are closed before anybody is told of its end
         drop(nursling);
         let settled = child.slot.settle(outcome);
         debug_assert!(settled.is_ok(), "a process ends once");
+        // last, so that whoever asks for those that live either finds it there, and waits for the lines above, or nothing of it is left
+        unpoisoned(self.nursery.live.lock()).remove(&key);
     }
 
     fn abandon(&mut self, reason: &str) {
