@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::ids::{TaskId, WorkerIndex};
+use crate::process::ProcessError;
 
 /// Why a task has no result.
 ///
@@ -34,9 +35,9 @@ pub enum TaskError {
         backtrace: String,
     },
     /// The worker process ended while it was running the task.
-    #[error("worker {worker} (pid {pid}) {cause} while running {task}")]
+    #[error("{} (pid {pid}) {cause} while running {}", LostWorker(*worker, task), LostTask(*worker, task))]
     WorkerLost {
-        /// The worker's seat in the pool.
+        /// The worker's seat in the pool; [`WorkerIndex::PROCESS`] if it was a [`Process`](crate::Process).
         worker: WorkerIndex,
         /// Its process id.
         pid: u32,
@@ -97,6 +98,33 @@ pub enum TaskError {
     /// The result has been taken from this handle already.
     #[error("the result has been taken from this handle already")]
     AlreadyTaken,
+    /// A [`Process`](crate::Process) or [`Thread`](crate::Thread) has no result because it was not started, could not be, or can't be waited for.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+/// `worker 3`, or `process 3`.
+struct LostWorker<'a>(WorkerIndex, &'a TaskInfo);
+
+impl fmt::Display for LostWorker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            WorkerIndex::PROCESS => write!(f, "process {}", self.1.id),
+            seat => write!(f, "worker {seat}"),
+        }
+    }
+}
+
+/// `task 17 (my_app::decode)`, or `my_app::decode`: a process has only one.
+struct LostTask<'a>(WorkerIndex, &'a TaskInfo);
+
+impl fmt::Display for LostTask<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            WorkerIndex::PROCESS => f.write_str(&self.1.name),
+            _ => self.1.fmt(f),
+        }
+    }
 }
 
 /// What was too large.
@@ -122,7 +150,7 @@ impl fmt::Display for Oversize {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskInfo {
-    /// Its number within the pool.
+    /// Its number within the pool; for a [`Process`](crate::Process), the number of that.
     pub id: TaskId,
     /// The function's path, or the registered name.
     pub name: String,

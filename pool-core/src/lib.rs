@@ -89,6 +89,23 @@
 //! A task is started **at most once**, unless [`retries`](Call::retries) were asked for. Tasks that a dead worker had not started are given to
 //! another one. Every handle gets exactly one outcome.
 //!
+//! # Processes and threads
+//!
+//! A [`Process`] runs one function in a process of its own, a [`Thread`] in a thread; both give its result by `join`. [`wait()`] waits for the first of processes,
+//! threads and tasks.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! use pool_core::Process;
+//!
+//! let process = Process::builder().name("cruncher").spawn(u64::pow, (2, 10))?;
+//! assert_eq!(process.join()?, 1024);
+//! assert_eq!(process.exit_code(), Some(0));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Stopping
 //!
 //! [`close`](Pool::close) and [`join`](Pool::join) let everything finish; [`terminate`](Pool::terminate) stops now; dropping the pool terminates it. If
@@ -112,10 +129,12 @@ mod limits;
 mod output;
 mod pool;
 mod primitives;
+mod process;
 mod sched;
 mod slot;
 mod sys;
 mod task;
+mod thread;
 mod trace;
 mod transport;
 mod wire;
@@ -128,8 +147,8 @@ pub use dispatch::Times;
 pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo, TrySubmitError};
 pub use events::PoolEvent;
 pub use handle::{
-    AsCompleted, AsyncResult, CompletedStream, MapResult, Unfinished, as_completed, first_error,
-    wait_all, wait_any, wait_any_timeout,
+    AsCompleted, AsyncResult, CompletedStream, Joining, MapResult, Unfinished, Waitable,
+    as_completed, first_error, wait, wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
 pub use output::{Output, TaskOutput};
@@ -137,5 +156,10 @@ pub use pool::{
     Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo,
     WorkerState,
 };
+pub use process::{
+    ChildProcess, CurrentProcess, ParentProcess, Process, ProcessBuilder, ProcessError,
+    active_children, current_process, parent_process,
+};
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};
+pub use thread::{Thread, ThreadBuilder, ThreadFn, ThreadHandle};

@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 2;
+pub(crate) const PROTOCOL_VERSION: u32 = 3;
+
+/// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
+pub(crate) const BOOT_BYTES: usize = 2048;
+
+/// Longest name of a pool or a process: names travel in the first message to each worker.
+pub(crate) const NAME_BYTES: usize = 200;
 
 /// Tasks that one worker may hold at a time, running one included: the number of slots of its status page.
 pub(crate) const SLOTS: usize = 256;

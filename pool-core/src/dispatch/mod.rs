@@ -12,7 +12,6 @@ mod replies;
 mod service;
 mod settings;
 mod starting;
-mod tagging;
 mod threads;
 mod time_limits;
 mod timings;
@@ -24,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::core::{Core, Effects, Finish, Payload, Request, TaskSlot};
 use crate::backend::process::spawner::Recipe;
+use crate::backend::process::tagging::{Finishing, Tagger};
 use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
 use crate::ids::TaskKey;
@@ -38,7 +38,6 @@ use crate::trace;
 pub(crate) use courier::Courier;
 use observer::Observer;
 pub(crate) use settings::{EventHook, Settings, Workers};
-use tagging::{Finishing, Tagger};
 pub use timings::Times;
 
 /// A pool, as its handles, its threads and its user share it.

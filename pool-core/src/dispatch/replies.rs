@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::core::{Core, Effects};
 use crate::backend::Link;
+use crate::backend::process::exit::{LAST_ROUNDS, judge};
 use crate::backend::process::link::{Reading, Stage};
 use crate::codec;
 use crate::error::{ExitCause, PoolError, TaskError};
@@ -14,16 +15,13 @@ use crate::limits::MEMORY_CHECK_NS;
 use crate::output::TaskOutput;
 use crate::sched::{Event, WorkerPhase};
 use crate::sys::process;
-use crate::sys::signal::{GroupSignal, KILL};
+use crate::sys::signal::GroupSignal;
 use crate::task::entry::Fault;
 use crate::task::job::{Outcome, Value};
 use crate::transport::replies::Round;
 use crate::transport::status::Progress;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
-
-/// What a dead worker can have left is less than one round; a descendant that holds the socket could go on for ever.
-const LAST_ROUNDS: usize = 4;
 
 impl Core {
     /// Reads what the worker has sent, and acts on it.
@@ -216,14 +214,8 @@ impl Core {
             let _ = watch.remove(link.stream.as_fd());
         }
         link.reading = Reading::Ended;
-        let cause = if violated {
-            ExitCause::Protocol
-        } else if self.was_out_of_memory(exit) && !killed {
-            ExitCause::OutOfMemory
-        } else {
-            exit
-        };
         let leaving = self.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Retiring);
+        let cause = judge(exit, violated, killed, &mut self.oom_kills);
         let started = self.started(worker);
         if let Some(&running) = started.first() {
             self.keep_output(worker, running);
@@ -251,13 +243,5 @@ impl Core {
         };
         let begun = |lease: &Lease| link.page().progress(*lease) != Progress::Queued;
         state.running_order().map(|(_, lease)| lease).filter(begun).collect()
-    }
-
-    /// The kernel counts its out-of-memory kills for the whole machine, and tells nobody whom it killed. So a SIGKILL that the pool did not send is
-    /// taken for one if the count has gone up since a worker was last started or lost: a good guess, and no more.
-    fn was_out_of_memory(&mut self, exit: ExitCause) -> bool {
-        let before = std::mem::replace(&mut self.oom_kills, process::oom_kills());
-        matches!(exit, ExitCause::Signaled { signal: KILL, .. })
-            && matches!((before, self.oom_kills), (Some(before), Some(now)) if now > before)
     }
 }

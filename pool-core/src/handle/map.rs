@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::{AsyncResult, CompletionQueue, TaskRef, deadline};
@@ -153,6 +153,15 @@ impl<R> MapResult<R> {
     #[must_use]
     pub fn ready(&self) -> bool {
         self.parts.iter().all(|part| part.handle.ready())
+    }
+
+    /// Has the waker woken when the first chunk that is not ready becomes so; `false`: all are ready.
+    pub(super) fn register_first(&self, waker: &Waker) -> bool {
+        self.parts.iter().any(|part| part.handle.task().slot().register(waker))
+    }
+
+    pub(super) fn forget_all(&self, waker: &Waker) {
+        self.parts.iter().for_each(|part| part.handle.task().slot().forget(waker));
     }
 
     /// Cancels what has not finished; returns whether anything was cancelled.

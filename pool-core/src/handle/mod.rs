@@ -1,8 +1,10 @@
 //! Handles: what a caller has of a task that was submitted.
 
+mod joining;
 mod map;
 mod queue;
 mod wait;
+mod waitable;
 
 use std::fmt;
 use std::future::Future;
@@ -11,6 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+pub(crate) use joining::Joinable;
+pub use joining::Joining;
 pub use map::MapResult;
 pub(crate) use map::outcome as chunk_outcome;
 pub(crate) use queue::CompletionQueue;
@@ -18,6 +22,8 @@ pub use wait::{
     AsCompleted, CompletedStream, Unfinished, as_completed, first_error, wait_all, wait_any,
     wait_any_timeout,
 };
+pub(crate) use waitable::{Pending, sentinel};
+pub use waitable::{Waitable, wait};
 
 use crate::dispatch::{Courier, Shared, TaskSlot};
 use crate::error::TaskError;

@@ -1,8 +1,6 @@
 //! From settings to a pool: what makes no sense, or can't be kept, is refused.
 
-use std::ffi::OsStr;
 use std::num::NonZero;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -10,11 +8,11 @@ use std::time::Duration;
 use super::builder::Kind;
 use super::shareable::Shareable;
 use super::{Pool, PoolBuilder};
-use crate::backend::process::spawner::Recipe;
+use crate::backend::process::spawner::{Recipe, bad_variable};
 use crate::boot::{self, Role};
 use crate::dispatch::{Settings, Shared, Workers};
 use crate::error::PoolError;
-use crate::limits::{MAX_DEPTH, SLOTS};
+use crate::limits::{MAX_DEPTH, NAME_BYTES, SLOTS};
 use crate::output::Output;
 use crate::sched;
 use crate::sys::process;
@@ -37,9 +35,9 @@ impl<P: From<Pool>> PoolBuilder<P> {
             self.check_threads()?;
         }
         let name = self.name.take().unwrap_or_else(default_name);
-        if name.len() > MAX_NAME || name.contains('\0') {
+        if name.len() > NAME_BYTES || name.contains('\0') {
             return Err(PoolError::Config(format!(
-                "the pool's name must have at most {MAX_NAME} bytes, none of them zero"
+                "the pool's name must have at most {NAME_BYTES} bytes, none of them zero"
             )));
         }
         let initializer = self.initializer.take().transpose().map_err(PoolError::Config)?;
@@ -108,6 +106,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
             shared: shared.map(Shareable::into_file).transpose()?,
+            member: None,
         })
     }
 
@@ -151,9 +150,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 "cpu_affinity names CPU {cpu}, which this process may not use"
             )));
         }
-        if let Some(name) =
-            self.env.iter().find_map(|(name, value)| bad_variable(name, value.as_deref()))
-        {
+        if let Some(name) = bad_variable(&self.env) {
             return Err(PoolError::Config(format!(
                 "the environment variable {name:?} can't be set: no '=' in the name, and no zero bytes"
             )));
@@ -233,21 +230,10 @@ fn check_role() -> Result<Role, PoolError> {
 /// More than any machine can use; a larger number is a slip.
 const MAX_WORKERS: u32 = 16_384;
 
-/// The name travels in the first message to each worker.
-const MAX_NAME: usize = 200;
-
 const _: () = assert!(SLOTS <= u16::MAX as usize, "slots are numbered by u16");
 
 fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The name of a variable that no environment can hold.
-fn bad_variable<'a>(name: &'a OsStr, value: Option<&OsStr>) -> Option<&'a OsStr> {
-    let zero = |text: &OsStr| text.as_bytes().contains(&0);
-    let bad =
-        name.is_empty() || name.as_bytes().contains(&b'=') || zero(name) || value.is_some_and(zero);
-    bad.then_some(name)
 }
 
 fn config(text: &str) -> PoolError {

@@ -122,6 +122,11 @@ pub(crate) fn on_main_thread() -> bool {
     nix::unistd::gettid() == nix::unistd::getpid()
 }
 
+/// The number by which the kernel and its tools know this thread.
+pub(crate) fn thread_id() -> u32 {
+    nix::unistd::gettid().as_raw().unsigned_abs()
+}
+
 /// What tells one executable file from another, also after it was replaced on disk: device, inode, size and time of change
 /// of the running image.
 pub(crate) fn image_id() -> io::Result<[u64; 4]> {

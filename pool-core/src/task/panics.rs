@@ -8,6 +8,7 @@ use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::TaskError;
 use crate::limits::TEXT_BYTES;
 
 /// A panic, as text.
@@ -16,6 +17,12 @@ pub(crate) struct Report {
     pub(crate) message: String,
     pub(crate) location: String,
     pub(crate) backtrace: String,
+}
+
+impl From<Report> for TaskError {
+    fn from(Report { message, location, backtrace }: Report) -> TaskError {
+        TaskError::Panicked { message, location, backtrace }
+    }
 }
 
 impl Report {

@@ -9,8 +9,8 @@ use crate::limits::PROTOCOL_VERSION;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     pub(crate) version: u32,
-    /// The worker's seat, for its name.
-    pub(crate) seat: u32,
+    /// The seat of a worker of a pool; `None` in a [`Process`](crate::Process).
+    pub(crate) seat: Option<u32>,
     /// 1 for a worker of the first program, 2 for a worker of a worker.
     pub(crate) depth: u32,
     pub(crate) max_result: u64,
@@ -24,8 +24,20 @@ pub(crate) struct Boot {
     pub(crate) has_stdout: bool,
     /// Whether standard output and standard error are files that are emptied after each task.
     pub(crate) captured: [bool; 2],
-    /// The name of the pool.
-    pub(crate) pool: String,
+    pub(crate) kin: Kin,
+    /// The executable that this must be a copy of, if tasks are sent before the parent has seen the answer.
+    pub(crate) image: Option<[u64; 4]>,
+}
+
+/// What a process knows about itself and who started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kin {
+    pub(crate) name: String,
+    /// What the default names of its own processes begin with.
+    pub(crate) lineage: String,
+    /// It ends with its parent.
+    pub(crate) daemon: bool,
+    pub(crate) parent_name: String,
 }
 
 /// The worker's answer.

@@ -28,8 +28,8 @@ pub use context::{
 use inbox::{End, Inbox};
 use outbox::Outbox;
 
-use crate::boot::{self, Role, Summons};
-use crate::limits::PROTOCOL_VERSION;
+use crate::boot::{self, Family, Role, Summons};
+use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::sys::{process, signal, socket};
 use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
@@ -67,15 +67,18 @@ fn leave(code: i32) -> ! {
 }
 
 fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbox)> {
-    process::arm_parent_death()?;
-    if process::parent() != summons.parent && process::parent() != 0 {
-        // the parent ended before the line above
-        leave(0);
-    }
     process::close_inherited()?;
     signal::restore_defaults();
     let stream = process::take_stdin()?;
+    // sent before this process was started, so there is nothing to wait for
     let (boot, fds) = receive_boot(&stream)?;
+    if boot.kin.daemon {
+        process::arm_parent_death()?;
+        if process::parent() != summons.parent && process::parent() != 0 {
+            // the parent ended before the line above
+            leave(0);
+        }
+    }
     let missing = || sys_error("descriptors are missing");
     let mut fds = fds.into_iter();
     let tasks = fds.next().ok_or_else(missing)?;
@@ -94,24 +97,36 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
     if let Some(niceness) = boot.niceness {
         process::set_niceness(niceness)?;
     }
-    process::set_name(&format!("{}-{}", boot.pool, boot.seat));
+    process::set_name(&boot.kin.name);
     if let Some(bytes) = boot.memory_limit {
         process::limit_memory(bytes)?;
     }
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
     let block = WorkerBlock::map(page.as_fd())?;
-    context::enter(boot.seat, block.status());
+    if let Some(seat) = boot.seat {
+        context::enter(seat, block.status());
+    }
     let mut outbox = Outbox::new(stream, block.lane(), boot.max_result);
-    let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image: process::image_id()? };
-    outbox.send(Header::new(Kind::Hello), |body| {
+    let image = process::image_id()?;
+    let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
+    let said = outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
-    })?;
+    });
+    if boot.kin.daemon {
+        // the others go on without their parent: their task is there already
+        said?;
+    }
+    if boot.image.is_some_and(|expected| expected != image) {
+        // the parent reads why in the hello; a task that it has sent means nothing here
+        leave(EXIT_BOOT_FAILED);
+    }
+    boot::set_family(Family { kin: boot.kin, parent: summons.parent });
     Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {
-    let mut bytes = [0; 1024];
+    let mut bytes = [0; BOOT_BYTES];
     let (len, fds) = sys::socket::receive_with(stream.as_fd(), &mut bytes)?;
     let boot: Boot = codec::decode(&bytes[..len]).map_err(std::io::Error::other)?;
     // a parent of another version is told by the hello, and refuses

@@ -177,6 +177,11 @@ impl ProcessLink {
         true
     }
 
+    /// Whether all arguments are on their way.
+    pub(crate) fn has_pushed_all(&self) -> bool {
+        self.transfers.is_empty()
+    }
+
     fn push_pieces(&mut self) {
         while self.pieces_ahead < 2
             && let Some(transfer) = self.transfers.front_mut()

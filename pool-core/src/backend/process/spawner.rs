@@ -1,22 +1,23 @@
 //! Starts worker processes, on a thread of its own that lives as long as the pool: the parent-death signal of a child fires when the
 //! *thread* that started it ends, and a start takes a millisecond that nobody else should wait for.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::link::Started;
-use crate::boot::{Entry, Role, SUMMONS, Summons, TEST_ENTRY};
+use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
-use crate::limits::PROTOCOL_VERSION;
+use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::output::Output;
 use crate::sys::{self, capture, pidfd::PidFd, socket};
 use crate::transport::{block::WorkerBlock, tasks};
-use crate::wire::hello::Boot;
+use crate::wire::hello::{Boot, Kin};
 
 /// The parent's end of a standard stream of a worker.
 #[derive(Debug)]
@@ -79,6 +80,16 @@ pub(crate) struct Recipe {
     pub(crate) niceness: Option<i32>,
     /// The file of the shared object, and its length.
     pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
+    /// `None` for a worker of a pool.
+    pub(crate) member: Option<Box<Member>>,
+}
+
+/// What a [`Process`](crate::Process) is told about itself, which a worker of a pool is not.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) lineage: String,
+    pub(crate) daemon: bool,
 }
 
 impl Recipe {
@@ -119,7 +130,7 @@ impl Recipe {
     ) -> io::Result<()> {
         let boot = Boot {
             version: PROTOCOL_VERSION,
-            seat,
+            seat: self.member.is_none().then_some(seat),
             depth: self.role.depth + 1,
             max_result: self.max_result,
             memory_limit: self.memory_limit,
@@ -128,16 +139,31 @@ impl Recipe {
             shared: self.shared.as_ref().map(|(_, len)| *len),
             has_stdout: stdout.is_some(),
             captured: [self.stdout, self.stderr].map(|output| output == Output::Captured),
-            pool: self.pool.clone(),
+            kin: self.kin(seat),
+            image: match &self.member {
+                Some(_) => Some(sys::process::image_id()?),
+                None => None,
+            },
         };
         let mut bytes = Vec::new();
-        codec::encode(&boot, &mut bytes, 1024)
-            .map_err(|_| io::Error::other("the name of the pool is too long"))?;
+        codec::encode(&boot, &mut bytes, BOOT_BYTES as u64)
+            .map_err(|_| io::Error::other("its name or that of its parent is too long"))?;
         let mut fds = fds.to_vec();
         fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
         fds.extend(stdout);
         socket::send_with(stream.as_fd(), &bytes, &fds)?;
         Ok(())
+    }
+
+    fn kin(&self, seat: u32) -> Kin {
+        let parent_name = boot::name().to_owned();
+        match self.member.as_deref().cloned() {
+            Some(Member { name, lineage, daemon }) => Kin { name, lineage, daemon, parent_name },
+            None => {
+                let name = format!("{}-{seat}", self.pool);
+                Kin { lineage: name.clone(), name, daemon: true, parent_name }
+            }
+        }
     }
 
     /// A copy of a test binary prints a heading before it becomes a worker: it gets the real standard output only then.
@@ -181,4 +207,15 @@ impl Recipe {
             .stderr(stderr);
         command
     }
+}
+
+/// The name of a variable that no environment can hold.
+pub(crate) fn bad_variable(env: &[(OsString, Option<OsString>)]) -> Option<&OsStr> {
+    let zero = |text: &OsStr| text.as_bytes().contains(&0);
+    let is_bad = |name: &OsStr, value: Option<&OsStr>| {
+        name.is_empty() || name.as_bytes().contains(&b'=') || zero(name) || value.is_some_and(zero)
+    };
+    env.iter()
+        .find(|(name, value)| is_bad(name, value.as_deref()))
+        .map(|(name, _)| name.as_os_str())
 }

@@ -19,14 +19,14 @@ const LONGEST_LINE: usize = 64 << 10;
 
 /// The pool's end of the thread. The thread ends when this is dropped, or told to, and nothing is left in the pipes.
 #[derive(Debug)]
-pub(super) struct Tagger {
+pub(crate) struct Tagger {
     pipes: Sender<(String, Printed)>,
     bell: Arc<Doorbell>,
     ended: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Tagger {
-    pub(super) fn start(pool: &str) -> Result<Tagger, PoolError> {
+    pub(crate) fn start(pool: &str) -> Result<Tagger, PoolError> {
         let os = PoolError::os;
         let bell = Arc::new(Doorbell::new().map_err(os("cannot create an eventfd"))?);
         let watch = Watch::new().map_err(os("cannot create an epoll instance"))?;
@@ -46,14 +46,14 @@ impl Tagger {
     }
 
     /// What comes out of these pipes was printed by that worker.
-    pub(super) fn add(&self, worker: String, printed: Printed) {
+    pub(crate) fn add(&self, worker: String, printed: Printed) {
         // a thread that has ended has told of its panic
         let _ = self.pipes.send((worker, printed));
         self.bell.ring();
     }
 
     /// Lets the thread write what is left, and end.
-    pub(super) fn finish(self) -> Finishing {
+    pub(crate) fn finish(self) -> Finishing {
         let Tagger { pipes, bell, ended } = self;
         drop(pipes);
         bell.ring();
@@ -63,10 +63,10 @@ impl Tagger {
 
 /// A thread that is ending.
 #[derive(Debug)]
-pub(super) struct Finishing(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Finishing(Arc<(Mutex<bool>, Condvar)>);
 
 impl Finishing {
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         let (ended, changed) = &*self.0;
         let mut ended = lock(ended);
         while !*ended {
