@@ -131,6 +131,10 @@ pub(crate) struct Core {
     pub(super) next_limit_check: u64,
     /// Until when the pool's thread sleeps, at most.
     pub(super) sleeps_until: u64,
+    /// When the pool's thread last looked at the clock, the last pauses of this process, and whether one has just been found.
+    pub(super) last_turn: u64,
+    pub(super) pauses: Vec<(u64, u64)>,
+    pub(super) excused: bool,
     pub(super) phase: Phase,
     /// The task that is being submitted will be attended: a parked worker may stay so.
     pub(super) attended_next: bool,
@@ -163,6 +167,9 @@ impl Core {
             limited: 0,
             next_limit_check: u64::MAX,
             sleeps_until: u64::MAX,
+            last_turn: clock::now_ns(),
+            pauses: Vec::new(),
+            excused: false,
             phase: Phase::Running,
             attended_next: false,
             image: is_copy.then(|| process::image_id().ok()).flatten(),

@@ -5,6 +5,7 @@
 
 mod attend;
 mod core;
+pub(crate) mod patience;
 mod perform;
 mod replies;
 mod service;

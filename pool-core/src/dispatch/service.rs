@@ -74,7 +74,9 @@ fn turn(shared: &Arc<Shared>, tokens: &mut Vec<u64>) -> bool {
             core.on_exit(worker, now, &mut effects);
         }
     }
-    core.on_time(now, &mut effects);
+    if !core.was_paused(now) {
+        core.on_time(now, &mut effects);
+    }
     shared.finish(core, effects);
     true
 }
@@ -130,11 +132,15 @@ impl Core {
         self.next_limit_check = u64::MAX;
         let workers: Vec<_> = self.sched.workers().iter().map(|(key, _)| *key).collect();
         for worker in workers {
+            self.check_still(worker, now, effects);
             let Some((lease, limit)) = self.first_limited(worker) else { continue };
             let Some(link) = self.link(worker) else { continue };
             let due = match link.page.progress(lease) {
                 // the worker's word for its start is taken only as far as it is possible
-                Progress::Started { at_ns } => at_ns.min(now).saturating_add(limit),
+                Progress::Started { at_ns } => {
+                    let at_ns = at_ns.min(now);
+                    at_ns.saturating_add(limit).saturating_add(self.excused_since(at_ns))
+                }
                 Progress::Queued | Progress::Over => now.saturating_add(limit.min(LOOK_NS)),
                 Progress::Scribbled => now,
             };

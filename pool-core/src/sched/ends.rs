@@ -93,7 +93,7 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        if worker.phase == WorkerPhase::Starting {
+        if !worker.was_ready {
             let error = if worker.late {
                 "was not ready within the start timeout".to_owned()
             } else {

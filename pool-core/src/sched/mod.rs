@@ -8,6 +8,7 @@
 //! ```
 
 mod ends;
+mod excuse;
 mod feed;
 mod stop;
 mod task;
@@ -316,6 +317,7 @@ impl Scheduler {
             return;
         }
         worker.phase = WorkerPhase::Ready;
+        worker.was_ready = true;
         worker.last_progress = now;
         worker.deadline = None;
         self.start_failures = 0;

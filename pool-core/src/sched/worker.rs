@@ -68,6 +68,8 @@ pub(crate) struct Worker {
     pub(super) last_progress: u64,
     /// When it gets SIGKILL.
     pub(super) deadline: Option<u64>,
+    /// It has been ready: whatever ends it now is no failure to start.
+    pub(super) was_ready: bool,
     /// It got SIGKILL because it was not ready in time.
     pub(super) late: bool,
     free: Vec<u16>,
@@ -87,6 +89,7 @@ impl Worker {
             acked_frames: 0,
             last_progress: 0,
             deadline: None,
+            was_ready: false,
             late: false,
             free: Vec::new(),
             generations: Vec::new(),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::dispatch::patience::Still;
 use crate::error::ExitCause;
 use crate::ids::Lease;
 use crate::limits::PIECE_BYTES;
@@ -66,6 +67,8 @@ pub(crate) struct Link {
     pub(crate) violated: bool,
     /// It was killed by the pool for another reason.
     pub(crate) killed: bool,
+    /// Where it stands still, if it does.
+    pub(crate) still: Option<Still>,
     /// Set when it is gone.
     pub(crate) cause: Option<ExitCause>,
     sender: TaskSender,
@@ -99,6 +102,7 @@ impl Link {
             reading: Reading::Watched,
             violated: false,
             killed: false,
+            still: None,
             cause: None,
             sender: started.sender,
             message: Vec::new(),
@@ -134,6 +138,12 @@ impl Link {
         self.pieces_ahead -= 1;
         self.push_pieces();
         true
+    }
+
+    /// A number that changes with the bytes of arguments and replies that have come through.
+    pub(crate) fn moved(&self) -> usize {
+        let transfer = self.transfers.front().map_or(0, |transfer| transfer.sent);
+        transfer + usize::from(self.pieces_ahead) + self.reader.incomplete()
     }
 
     fn push_pieces(&mut self) {
