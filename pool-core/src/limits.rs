@@ -106,3 +106,13 @@ pub(crate) const CHUNKS_PER_WORKER: usize = 8;
 
 /// Items that `imap` reads ahead of its consumer, per worker, unless told otherwise.
 pub(crate) const IMAP_AHEAD_PER_WORKER: usize = 64;
+
+/// The pool's thread wakes later than this after its time only if the whole process did not run: that time is not charged to tasks and workers.
+pub(crate) const PAUSE_NS: u64 = 500_000_000;
+
+/// So many pauses are remembered. Each is longer than [`PAUSE_NS`], so more of them matter only to tasks that run for long anyway.
+pub(crate) const PAUSES: usize = 16;
+
+/// A worker that has a task with a time limit, and for this long (or the limit, if that is longer) neither starts it nor gets on with its reply, is
+/// stopped or worse, and is killed.
+pub(crate) const STILL_NS: u64 = 5_000_000_000;

@@ -166,6 +166,25 @@ pub(crate) struct Effects {
     pub(super) hurry: bool,
 }
 
+impl Effects {
+    /// Tells a handle, after the callbacks if there are any.
+    pub(super) fn settle(
+        &mut self,
+        slot: Arc<TaskSlot>,
+        outcome: Outcome,
+        finish: Option<Finish>,
+        courier: &Arc<Courier>,
+    ) {
+        match finish {
+            None => self.settled.push((slot, outcome)),
+            Some(finish) => {
+                self.courier.get_or_insert_with(|| Arc::clone(courier));
+                self.finishing.push((slot, outcome, finish));
+            }
+        }
+    }
+}
+
 impl Drop for Effects {
     /// Also when the lock's owner panics: a task that the scheduler has settled is forgotten there, so its handle must be told.
     fn drop(&mut self) {
@@ -222,6 +241,10 @@ pub(crate) struct Core {
     pub(super) next_limit_check: u64,
     /// Until when the pool's thread sleeps, at most.
     pub(super) sleeps_until: u64,
+    /// When the pool's thread last looked at the clock, the last pauses of this process, and whether one has just been found.
+    pub(super) last_turn: u64,
+    pub(super) pauses: Vec<(u64, u64)>,
+    pub(super) excused: bool,
     pub(super) phase: Phase,
     /// The task that is being submitted will be attended: a parked worker may stay so.
     pub(super) attended_next: bool,
@@ -261,6 +284,9 @@ impl Core {
             limited: 0,
             next_limit_check: u64::MAX,
             sleeps_until: u64::MAX,
+            last_turn: clock::now_ns(),
+            pauses: Vec::new(),
+            excused: false,
             phase: Phase::Running,
             attended_next: false,
             image: is_copy.then(|| process::image_id().ok()).flatten(),

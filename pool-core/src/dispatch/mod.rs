@@ -7,6 +7,7 @@ mod attend;
 mod core;
 mod courier;
 mod observer;
+mod patience;
 mod perform;
 mod replies;
 mod service;

@@ -192,7 +192,20 @@ impl Core {
         }
     }
 
+    /// Tells the handles of tasks that the scheduler has settled, after a panic before they were told.
+    pub(super) fn settle_forgotten(&mut self, effects: &mut Effects) {
+        let reason = self.sched.broken().map(ToString::to_string).unwrap_or_default();
+        for body in self.bodies.iter_mut().filter_map(Option::take) {
+            let outcome = Err(TaskError::PoolBroken(reason.clone()));
+            effects.settle(body.slot, outcome, body.finish, &self.courier);
+            effects.garbage.push(body.payload);
+        }
+        self.limited = 0;
+    }
+
     fn settle(&mut self, task: TaskKey, verdict: Verdict, now: u64, effects: &mut Effects) {
+        #[cfg(test)]
+        fail_on_own_thread(&verdict);
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
@@ -221,13 +234,7 @@ impl Core {
             let elapsed = elapsed.map(Duration::from_nanos);
             observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
         }
-        match body.finish {
-            None => effects.settled.push((body.slot, outcome)),
-            Some(finish) => {
-                effects.courier.get_or_insert_with(|| Arc::clone(&self.courier));
-                effects.finishing.push((body.slot, outcome, finish));
-            }
-        }
+        effects.settle(body.slot, outcome, body.finish, &self.courier);
         effects.garbage.push(body.payload);
     }
 
@@ -241,5 +248,20 @@ impl Core {
             None => (0, 0, ExitCause::Unknown),
         };
         TaskError::WorkerLost { worker: WorkerIndex(seat), pid, cause, task }
+    }
+}
+
+/// Makes the pool's own thread panic when it tells of a lost worker.
+#[cfg(test)]
+pub(super) static PANICS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+#[cfg(test)]
+fn fail_on_own_thread(verdict: &Verdict) {
+    let is_own = std::thread::current().name().is_some_and(|name| name.ends_with("-io"));
+    if is_own
+        && !matches!(verdict, Verdict::Broken)
+        && PANICS.swap(false, std::sync::atomic::Ordering::SeqCst)
+    {
+        panic!("injected by a test");
     }
 }

@@ -9,7 +9,7 @@ use super::core::{Core, Effects};
 use crate::backend::process::link::Reading;
 use crate::error::PoolError;
 use crate::ids::WorkerKey;
-use crate::sched::{Event, Phase, WorkerPhase};
+use crate::sched::{Action, Event, Phase, WorkerPhase};
 use crate::sys::clock;
 use crate::sys::signal::GroupSignal;
 use crate::transport::replies::Round;
@@ -35,9 +35,20 @@ pub(super) fn serve(shared: &Arc<Shared>) {
 
 /// Breaks the pool after a panic of its own thread, which goes on to reap the children.
 fn give_up(shared: &Arc<Shared>) -> bool {
-    shared.lock().actions.clear();
+    let mut core = shared.lock();
+    let undone = std::mem::take(&mut core.actions);
     let reason = PoolError::Broken("the pool's own thread has panicked".to_owned());
-    shared.event(Event::Refused { reason });
+    let mut effects = Effects::default();
+    core.event(Event::Refused { reason }, clock::now_ns(), &mut effects);
+    core.settle_forgotten(&mut effects);
+    // nobody starts these processes any more, so nobody will see them end
+    for action in undone {
+        if let Action::Spawn { worker, .. } = action {
+            let event = Event::SpawnFailed { worker, error: "was given up" };
+            core.event(event, clock::now_ns(), &mut effects);
+        }
+    }
+    shared.finish(core, effects);
     true
 }
 
@@ -67,7 +78,9 @@ fn turn(shared: &Arc<Shared>, tokens: &mut Vec<u64>) -> bool {
             core.on_exit(worker, now, &mut effects);
         }
     }
-    core.on_time(now, &mut effects);
+    if !core.was_paused(now) {
+        core.on_time(now, &mut effects);
+    }
     shared.finish(core, effects);
     true
 }
@@ -116,5 +129,37 @@ impl Core {
         } else if self.next_limit_check <= now {
             self.check_limits(now, effects);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sys::signal::GroupSignal;
+    use crate::{Pool, TaskError};
+    use std::sync::atomic::Ordering;
+
+    crate::test_support!();
+
+    #[test]
+    fn row_44_a_panic_of_the_pools_thread_settles_everything() {
+        let pool = Pool::new(2).unwrap();
+        let waits = || std::thread::park_timeout(std::time::Duration::from_secs(1_000));
+        let handles: Vec<_> = (0..20).map(|_| pool.apply_async(waits, ()).unwrap()).collect();
+        let pid = loop {
+            match handles[0].pid() {
+                Some(pid) => break pid,
+                None => std::thread::yield_now(),
+            }
+        };
+        // when the panic comes, the scheduler has settled and forgotten the task that is lost
+        super::super::perform::PANICS.store(true, Ordering::SeqCst);
+        crate::sys::signal::send_to_group(pid, GroupSignal::Kill).unwrap();
+        for handle in handles {
+            let outcome = handle.get();
+            assert!(matches!(outcome, Err(TaskError::PoolBroken(_))), "{outcome:?}");
+        }
+        assert!(pool.apply_async(waits, ()).is_err());
+        pool.terminate();
+        assert!(pool.workers().is_empty(), "its children are collected all the same");
     }
 }

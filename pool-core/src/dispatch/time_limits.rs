@@ -33,6 +33,7 @@ impl Core {
         self.next_limit_check = u64::MAX;
         let workers: Vec<_> = self.sched.workers().iter().map(|(key, _)| *key).collect();
         for worker in workers {
+            self.check_still(worker, now, effects);
             if let Some((lease, limits)) = self.first_limited(worker) {
                 let look = self.check_limit(worker, lease, limits, now, effects);
                 self.next_limit_check = self.next_limit_check.min(look);
@@ -60,7 +61,8 @@ impl Core {
                 return now.saturating_add(soon);
             }
         };
-        let due = |limit: u64| started.saturating_add(limit);
+        let excused = self.excused_since(started);
+        let due = |limit: u64| started.saturating_add(limit).saturating_add(excused);
         let soft = limits.soft_ns.map(due).filter(|_| !page.is_end_wished(lease));
         if soft.is_some_and(|due| due <= now) {
             page.wish_end(lease);

@@ -94,7 +94,14 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        if worker.phase == WorkerPhase::Starting {
+        if !worker.was_ready && worker.worn {
+            // it was not wanted any more before it was there
+            let seat = worker.seat as usize;
+            self.workers.remove(key.index());
+            self.vacate(seat, key);
+            return;
+        }
+        if !worker.was_ready {
             let error = if worker.late {
                 "was not ready within the start timeout".to_owned()
             } else {

@@ -8,6 +8,7 @@
 //! ```
 
 mod ends;
+mod excuse;
 mod feed;
 #[cfg(test)]
 mod growth_tests;
@@ -361,6 +362,7 @@ impl Scheduler {
             return;
         }
         worker.phase = WorkerPhase::Ready;
+        worker.was_ready = true;
         worker.last_progress = now;
         worker.ready_at = now;
         worker.idle_since = now;

@@ -73,6 +73,8 @@ pub(crate) struct Worker {
     pub(super) worn: bool,
     /// When it gets SIGKILL.
     pub(super) deadline: Option<u64>,
+    /// It has been ready: whatever ends it now is no failure to start.
+    pub(super) was_ready: bool,
     /// It got SIGKILL because it was not ready in time.
     pub(super) late: bool,
     free: Vec<u16>,
@@ -95,6 +97,7 @@ impl Worker {
             idle_since: 0,
             worn: false,
             deadline: None,
+            was_ready: false,
             late: false,
             free: Vec::new(),
             generations: Vec::new(),

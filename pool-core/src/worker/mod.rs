@@ -127,7 +127,12 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {
     let mut bytes = [0; BOOT_BYTES];
-    let (len, fds) = sys::socket::receive_with(stream.as_fd(), &mut bytes)?;
+    let (len, fds) = loop {
+        match sys::socket::receive_with(stream.as_fd(), &mut bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => break received?,
+        }
+    };
     let boot: Boot = codec::decode(&bytes[..len]).map_err(std::io::Error::other)?;
     // a parent of another version is told by the hello, and refuses
     Ok((boot, fds))

@@ -57,6 +57,17 @@ pub(crate) enum Reading {
     Ended,
 }
 
+/// The first task that a worker has not answered, and how far the bytes of its arguments or of its reply have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Still {
+    pub(crate) lease: Lease,
+    /// It has run: the reply is to come.
+    pub(crate) is_over: bool,
+    pub(crate) moved: usize,
+    /// Since when it has been so.
+    pub(crate) since: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct ProcessLink {
@@ -78,6 +89,8 @@ pub(crate) struct ProcessLink {
     pub(crate) killed: bool,
     /// The files of standard output and standard error, if they are captured.
     captured: [Option<OwnedFd>; 2],
+    /// Where it stands still, if it does.
+    pub(crate) still: Option<Still>,
     /// Set when it is gone.
     pub(crate) cause: Option<ExitCause>,
     block: WorkerBlock,
@@ -129,6 +142,7 @@ impl ProcessLink {
             violated: false,
             killed: false,
             captured,
+            still: None,
             cause: None,
             sender: started.sender,
             message: Vec::new(),
@@ -182,6 +196,12 @@ impl ProcessLink {
         self.transfers.is_empty()
     }
 
+    /// A number that changes with the bytes of arguments and replies that have come through.
+    pub(crate) fn moved(&self) -> usize {
+        let transfer = self.transfers.front().map_or(0, |transfer| transfer.sent);
+        transfer + usize::from(self.pieces_ahead) + self.reader.incomplete()
+    }
+
     fn push_pieces(&mut self) {
         while self.pieces_ahead < 2
             && let Some(transfer) = self.transfers.front_mut()
@@ -206,7 +226,8 @@ impl ProcessLink {
         }
     }
 
-    /// Sends the message, if there is one. That the worker is gone is not told: the pidfd will.
+    /// Sends the message, if there is one. That the worker is gone is not told: the pidfd will. One that lives and can't be reached (its task has
+    /// closed what it found open, say) is of no use any more, and is ended, so that the pidfd tells in any case.
     pub(crate) fn flush(&mut self) -> Result<(), Unsent> {
         if self.message.is_empty() {
             return Ok(());
@@ -215,7 +236,11 @@ impl ProcessLink {
         self.message.clear();
         match sent {
             Err(Unsent::Stuck) => sent,
-            Ok(()) | Err(Unsent::Gone) => Ok(()),
+            Err(Unsent::Gone) => {
+                self.signal(GroupSignal::Kill);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
