@@ -64,7 +64,38 @@
 //! | have a handle | [`apply_async`](Pool::apply_async), [`try_apply_async`](Pool::try_apply_async) | [`map_async`](Pool::map_async), [`starmap_async`](Pool::starmap_async) |
 //! | an iterator, bounded read-ahead | | [`imap`](Pool::imap), [`imap_unordered`](Pool::imap_unordered) |
 //!
-//! Options for one call come before the verb: `pool.task(f).timeout(d).apply_async(args)`, see [`Call`].
+//! Options for one call come before the verb: `pool.task(f).timeout(d).apply_async(args)`, see [`Call`]: time limits that kill or ask, retries with pauses, priorities,
+//! chunk sizes, callbacks.
+//!
+//! Many handles at once: [`wait_any`], [`wait_all`], [`first_error`], and [`as_completed`] as an iterator or a stream.
+//!
+//! # Workers
+//!
+//! What all tasks need is set up once per worker by the [`initializer`](PoolBuilder::initializer), or passed once with [`shared`](PoolBuilder::shared). The module [`worker`] is what a
+//! task may ask: which worker runs it, that worker's state, and whether it should come to an end.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! use pool_core::{Pool, worker};
+//!
+//! let pool = Pool::builder()
+//!     .processes(2)
+//!     .shared(vec![1u64, 10, 100])
+//!     .initializer(|| worker::set_state(0u64), ())
+//!     .build()?;
+//! fn scale(x: u64, power: usize) -> u64 {
+//!     *worker::state::<u64>() += 1; // this worker's own
+//!     x * worker::shared::<Vec<u64>>()[power]
+//! }
+//! assert_eq!(pool.starmap(scale, [(3, 1), (4, 2)])?, [30, 400]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The number of workers can be changed ([`Pool::resize`]) or follow the work ([`PoolBuilder::min_size`]). Workers are replaced after so many tasks, so much time, or if they have
+//! grown too large. With [`threads`](PoolBuilder::threads) or the module [`dummy`], workers are threads. What happens is told to [`on_event`](PoolBuilder::on_event), and counted
+//! in [`stats`](Pool::stats).
 //!
 //! # When things go wrong
 //!
