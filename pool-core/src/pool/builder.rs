@@ -193,7 +193,7 @@ impl<P> PoolBuilder<P> {
     }
 
     /// A function that each worker runs once, before its first task. If it fails or panics, the pool is broken: `build` gives
-    /// [`PoolError::InitFailed`], and if that happens to a replacement, tasks end with
+    /// [`PoolError::InitFailed`](crate::PoolError::InitFailed), and if that happens to a replacement, tasks end with
     /// [`TaskError::InitFailed`](crate::TaskError::InitFailed).
     ///
     /// ```
