@@ -171,6 +171,7 @@ mod transport;
 mod wire;
 pub mod worker;
 
+pub use backend::process::spawner::StartMethod;
 #[doc(hidden)]
 pub use boot::__test_entry;
 pub use boot::{init, init_with};

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use pool_core::{Pool, PoolBuilder, Process as PoolProcess, ProcessBuilder, WorkerState};
+use pool_core::{
+    Pool, PoolBuilder, Process as PoolProcess, ProcessBuilder, StartMethod, WorkerState,
+};
 
 use crate::census::{self, Process};
 
@@ -19,6 +21,15 @@ pub struct Case {
     cookie: String,
     name: String,
     stop: Option<mpsc::Sender<()>>,
+}
+
+/// A builder of worker processes that are started as `POOL_TESTS_START` says: `fork-server`, or afresh.
+pub fn builder(processes: usize) -> PoolBuilder {
+    let builder = Pool::builder().processes(processes);
+    match std::env::var("POOL_TESTS_START").as_deref() {
+        Ok("fork-server") => builder.start_method(StartMethod::ForkServer),
+        _ => builder,
+    }
 }
 
 impl Default for Case {
@@ -54,10 +65,7 @@ impl Case {
 
     /// A builder whose workers belong to this test.
     pub fn builder(&self, processes: usize) -> PoolBuilder {
-        Pool::builder()
-            .processes(processes)
-            .name(self.name.clone())
-            .env(census::COOKIE, self.cookie.clone())
+        builder(processes).name(self.name.clone()).env(census::COOKIE, self.cookie.clone())
     }
 
     /// A pool whose workers belong to this test.

@@ -10,6 +10,6 @@ mod gate;
 mod program;
 pub mod reply_socket;
 
-pub use case::{Case, eventually, seats, within};
+pub use case::{Case, builder, eventually, seats, within};
 pub use gate::{Gate, Ledger};
 pub use program::{Program, Running};

@@ -206,7 +206,7 @@ impl Core {
         }
         let watch = Arc::clone(&self.watch);
         let Some(link) = self.process_mut(worker) else { return };
-        let Some(exit) = link.pidfd.try_reap() else { return };
+        let Some(exit) = link.try_reap() else { return };
         let (violated, killed) = (link.violated, link.killed);
         // failing to unwatch what is about to be closed changes nothing
         let _ = watch.remove(link.pidfd.as_fd());

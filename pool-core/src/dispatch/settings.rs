@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::observer::OnEvent;
-use crate::backend::process::spawner::Recipe;
+use crate::backend::process::spawner::{Recipe, StartMethod};
 use crate::sched;
 use crate::task::callee::Callee;
 use crate::trace;
@@ -34,6 +34,9 @@ pub(crate) struct Settings {
     /// The finalizer and its encoded arguments.
     pub(crate) finalizer: Option<(Callee, Vec<u8>)>,
     pub(crate) on_event: EventHook,
+    pub(crate) start_method: StartMethod,
+    /// What the fork server calls before it forks, with its encoded arguments.
+    pub(crate) preload: Option<(Callee, Vec<u8>)>,
 }
 
 /// Whom to tell what happens.

@@ -8,7 +8,9 @@ use super::core::{Core, Effects, SpawnRequest, put};
 use super::service::{exit_token, reply_token};
 use super::{Shared, Workers};
 use crate::backend::Link;
+use crate::backend::process::fork_server::{ForkServer, NoServer};
 use crate::backend::process::link::{ProcessLink, Started};
+use crate::backend::process::spawner::{Recipe, StartMethod};
 use crate::events::PoolEvent;
 use crate::ids::{WorkerIndex, WorkerKey};
 use crate::sched::{self, Event, WorkerPhase};
@@ -20,8 +22,10 @@ use crate::wire::to_worker::ToWorker;
 /// Starts the workers that the scheduler asks for, until there are no more to come. Lives as long as the pool: see
 /// [`spawner`](crate::backend::process::spawner).
 pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<SpawnRequest>) {
+    // lives as long as the pool, and ends what its workers leave behind
+    let mut forks = None;
     for request in requests {
-        let start = || start(shared, request);
+        let start = || start(shared, request, &mut forks);
         let started = catch_unwind(AssertUnwindSafe(start))
             .unwrap_or_else(|_| Err("starting it panicked".to_owned()));
         if let Err(error) = started {
@@ -34,7 +38,11 @@ pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<Spaw
     }
 }
 
-fn start(shared: &Arc<Shared>, request: SpawnRequest) -> Result<(), String> {
+fn start(
+    shared: &Arc<Shared>,
+    request: SpawnRequest,
+    forks: &mut Option<ForkServer>,
+) -> Result<(), String> {
     let SpawnRequest { worker, seat } = request;
     let wanted =
         |core: &Core| core.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Starting);
@@ -43,12 +51,47 @@ fn start(shared: &Arc<Shared>, request: SpawnRequest) -> Result<(), String> {
     }
     match &shared.settings.workers {
         Workers::Processes(recipe) => {
-            let started = recipe.start(seat).map_err(|error| error.to_string())?;
-            shared.adopt(worker, started)
+            let started = match shared.settings.start_method {
+                StartMethod::Spawn => recipe.start(seat).map_err(|error| error.to_string()),
+                StartMethod::ForkServer => fork(shared, recipe, seat, forks),
+            };
+            shared.adopt(worker, started?)
         }
         Workers::Threads { .. } => {
             shared.start_thread(worker, seat).map_err(|error| error.to_string())
         }
+    }
+}
+
+/// Has a worker forked, by a new fork server if there is none.
+fn fork(
+    shared: &Shared,
+    recipe: &Recipe,
+    seat: u32,
+    forks: &mut Option<ForkServer>,
+) -> Result<Started, String> {
+    if !forks.as_ref().is_some_and(ForkServer::is_alive) {
+        *forks = None;
+        let settings = &shared.settings;
+        let started = ForkServer::start(recipe, settings.preload.as_ref(), settings.start_timeout);
+        *forks = Some(started.map_err(|no| match no {
+            NoServer::Failed(text) => text,
+            NoServer::Refused(reason) => {
+                let text = reason.to_string();
+                shared.event(Event::Refused { reason });
+                text
+            }
+        })?);
+    }
+    let forked = forks.as_ref().map(|server| server.fork(recipe, seat));
+    match forked {
+        Some(Ok(started)) => Ok(started),
+        Some(Err(error)) => {
+            // the next one gets a new server
+            *forks = None;
+            Err(error.to_string())
+        }
+        None => Err("there is no fork server".to_owned()),
     }
 }
 

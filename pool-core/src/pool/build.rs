@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::builder::Kind;
 use super::shareable::Shareable;
 use super::{Pool, PoolBuilder};
-use crate::backend::process::spawner::{Recipe, bad_variable};
+use crate::backend::process::spawner::{Recipe, StartMethod, bad_variable};
 use crate::boot::{self, Role};
 use crate::dispatch::{Settings, Shared, Workers};
 use crate::error::PoolError;
@@ -42,9 +42,18 @@ impl<P: From<Pool>> PoolBuilder<P> {
         }
         let initializer = self.initializer.take().transpose().map_err(PoolError::Config)?;
         let finalizer = self.finalizer.take().transpose().map_err(PoolError::Config)?;
+        let preload = self.preload.take().transpose().map_err(PoolError::Config)?;
+        if preload.is_some() && self.start_method != StartMethod::ForkServer {
+            return Err(config(
+                "preload is for start_method(StartMethod::ForkServer) only: without it, use initializer",
+            ));
+        }
         let shared = self.shared.take();
         if self.executable.is_some()
-            && (initializer.is_some() || finalizer.is_some() || shared.is_some())
+            && (preload.is_some()
+                || initializer.is_some()
+                || finalizer.is_some()
+                || shared.is_some())
         {
             return Err(config(
                 "an initializer, a finalizer and a shared object belong to this executable, and the workers are copies of another one",
@@ -73,6 +82,8 @@ impl<P: From<Pool>> PoolBuilder<P> {
             initializer,
             finalizer,
             on_event: self.on_event.clone(),
+            start_method: self.start_method,
+            preload,
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
             workers: match self.kind {
@@ -165,6 +176,11 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 self.task_timeout.is_some(),
                 "task_timeout",
                 "a thread can't be killed when its time is up; use soft_timeout for a call",
+            ),
+            (
+                self.start_method != StartMethod::Spawn,
+                "start_method",
+                "threads are not started as processes are",
             ),
             (
                 self.memory_limit.is_some(),

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::Pool;
 use super::shareable::Shareable;
+use crate::backend::process::spawner::StartMethod;
 use crate::codec;
 use crate::dispatch::EventHook;
 use crate::events::PoolEvent;
@@ -83,6 +84,8 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) initializer: Option<Result<(Callee, Vec<u8>), String>>,
     pub(super) finalizer: Option<Result<(Callee, Vec<u8>), String>>,
     pub(super) shared: Option<Shareable>,
+    pub(super) start_method: StartMethod,
+    pub(super) preload: Option<Result<(Callee, Vec<u8>), String>>,
     pub(super) on_event: EventHook,
     pub(super) cpus: Vec<usize>,
     pub(super) niceness: Option<i32>,
@@ -122,6 +125,8 @@ impl<P> PoolBuilder<P> {
             initializer: None,
             finalizer: None,
             shared: None,
+            start_method: StartMethod::Spawn,
+            preload: None,
             on_event: EventHook::default(),
             cpus: Vec::new(),
             niceness: None,
@@ -247,6 +252,54 @@ impl<P> PoolBuilder<P> {
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
         self.finalizer = Some(hook::<F, Args, Kind>("finalizer", &args));
+        self
+    }
+
+    /// How worker processes come to be. Default: each is started afresh.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::StartMethod;
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(4)
+    ///     .start_method(StartMethod::ForkServer)
+    ///     .build()?;
+    /// assert_eq!(pool.map(|x: u64| x * x, 0..4)?, [0, 1, 4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = method;
+        self
+    }
+
+    /// A function that the fork server calls once, before it forks the first worker: what it puts into static variables is in all workers, whose memory is shared until it is
+    /// written to. It must leave no threads running. If it fails, `build` gives [`PoolError::InitFailed`](crate::PoolError::InitFailed). Only with
+    /// [`StartMethod::ForkServer`].
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::StartMethod;
+    /// use std::sync::OnceLock;
+    /// static MODEL: OnceLock<Vec<u64>> = OnceLock::new();
+    ///
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(4)
+    ///     .start_method(StartMethod::ForkServer)
+    ///     .preload(|n: u64| MODEL.set((0..n).collect()).is_ok(), (1_000_000,))
+    ///     .build()?;
+    /// assert_eq!(pool.apply(|i: usize| MODEL.get().map(|model| model[i]), (7,))?, Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn preload<F, Args, Kind>(mut self, _function: F, args: Args) -> Self
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.preload = Some(hook::<F, Args, Kind>("preload function", &args));
         self
     }
 

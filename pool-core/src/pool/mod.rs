@@ -23,6 +23,7 @@ pub use callbacks::{Callback, OnSuccess};
 pub use imap::{Imap, ImapUnordered};
 pub use info::{Stats, WorkerInfo, WorkerState};
 
+use crate::backend::process::spawner::StartMethod;
 use crate::dispatch::Shared;
 use serde::de::DeserializeOwned;
 
@@ -118,6 +119,10 @@ impl Pool {
     /// killed by anybody, and is waited for by the pool's own thread. May be called from any thread, from a waker, and again.
     pub fn terminate(&self) {
         self.shared.stop(self.shared.settings.grace);
+        if self.shared.settings.start_method == StartMethod::ForkServer {
+            // the fork server ends what the workers have left behind
+            self.shared.reap_threads();
+        }
     }
 }
 

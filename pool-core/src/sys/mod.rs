@@ -5,6 +5,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod clock;
+pub(crate) mod fork;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;

@@ -100,6 +100,28 @@ impl Wake for Doorbell {
     }
 }
 
+/// Waits until one of these is readable, at its end, or a process that has ended, at most `timeout_ns` (`None`: for ever), or a signal came. Tells which
+/// are.
+pub(crate) fn wait_any_readable(
+    fds: &[BorrowedFd<'_>],
+    timeout_ns: Option<u64>,
+) -> io::Result<Vec<bool>> {
+    let timeout = match timeout_ns {
+        None => PollTimeout::NONE,
+        Some(ns) => {
+            PollTimeout::try_from(ns.div_ceil(1_000_000).min(u64::from(i32::MAX as u32)) as u32)
+                .unwrap_or(PollTimeout::ZERO)
+        }
+    };
+    let mut fds: Vec<_> = fds.iter().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    match nix::poll::poll(&mut fds, timeout) {
+        Ok(_) => {}
+        Err(nix::Error::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(fds.iter().map(|fd| fd.any() == Some(true)).collect())
+}
+
 /// Waits until the stream is readable or at its end or the bell rings, at most `timeout_ns` (`None`: for ever), or a signal came. Returns whether
 /// the bell was rung.
 pub(crate) fn wait_either(

@@ -76,6 +76,12 @@ pub(crate) fn put(file: &OwnedFd, number: i32) -> io::Result<()> {
     unsafe { check(libc::fcntl(number, libc::F_SETFD, 0)) }.map(drop)
 }
 
+/// Puts an empty file at descriptor `number`.
+pub(crate) fn put_nothing(number: i32) -> io::Result<()> {
+    let file = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    put(&file.into(), number)
+}
+
 /// Limits the address space of this process, and of those that it starts.
 pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};

@@ -66,6 +66,18 @@ pub(crate) fn send_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends one message if that is possible at once.
+pub(crate) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    Ok(send(fd.as_raw_fd(), bytes, flags).map(drop)?)
+}
+
+/// The other side reads the end of the stream from now on, also if other copies of this descriptor are open.
+pub(crate) fn shut_down(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::sys::socket::{Shutdown, shutdown};
+    Ok(shutdown(fd.as_raw_fd(), Shutdown::Both)?)
+}
+
 /// Appends at most `limit` bytes to `out` without blocking. `Ok(0)` is the end of the stream. Descriptors that somebody
 /// sends along are closed by the kernel, because there is no space for them.
 ///

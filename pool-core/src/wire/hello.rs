@@ -4,6 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::PROTOCOL_VERSION;
 
+/// What a process is to be, as the first bytes on its socket say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Summoned {
+    Worker(Boot),
+    ForkServer(ForkServerBoot),
+}
+
+/// What a fork server is told. The descriptors for orders and for the ends of workers come with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ForkServerBoot {
+    pub(crate) version: u32,
+    pub(crate) depth: u32,
+    pub(crate) name: String,
+}
+
 /// First bytes on the reply socket, parent → worker, together with the descriptors of the task channel and the shared block
 /// (and of the shared object and the real standard output, see below).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

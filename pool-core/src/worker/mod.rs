@@ -14,6 +14,7 @@
 // The child's side: receive, mark as started, call, reply. Single-threaded, on the thread that called `init()`.
 
 pub(crate) mod context;
+mod fork_server;
 mod inbox;
 mod outbox;
 mod printed;
@@ -25,6 +26,7 @@ pub use context::{
     CancelToken, State, cancel_token, cancelled, index, set_state, shared, state, task_id,
     try_state,
 };
+use fork_server::Forked;
 use inbox::{End, Inbox};
 use outbox::Outbox;
 
@@ -35,7 +37,7 @@ use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
-use crate::wire::hello::{Boot, Hello};
+use crate::wire::hello::{Boot, Hello, Summoned};
 use crate::{codec, sys};
 
 /// Exit codes of a worker that could not start; the parent's error names them.
@@ -45,7 +47,7 @@ const EXIT_CONDEMNED: i32 = 102;
 
 /// Serves the parent until it says stop or is gone.
 pub(crate) fn run(summons: &Summons, entry: boot::Entry, registry: Registry) -> ! {
-    let end = prepare(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
+    let end = begin(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
     leave(match end {
         Ok(End::Stop | End::Orphaned) => 0,
         Ok(End::Condemned) => EXIT_CONDEMNED,
@@ -66,15 +68,40 @@ fn leave(code: i32) -> ! {
     std::process::exit(code)
 }
 
-fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbox)> {
+fn begin(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbox)> {
     process::close_inherited()?;
     signal::restore_defaults();
     let stream = process::take_stdin()?;
     // sent before this process was started, so there is nothing to wait for
-    let (boot, fds) = receive_boot(&stream)?;
+    match receive_boot(&stream)? {
+        (Summoned::Worker(boot), fds) => {
+            prepare(stream, boot, fds, summons.parent, summons.parent, entry)
+        }
+        (Summoned::ForkServer(boot), fds) => {
+            let Forked { stream: own, parent } = fork_server::serve(&boot, fds, entry)?;
+            drop(stream);
+            match receive_boot(&own)? {
+                (Summoned::Worker(boot), fds) => {
+                    prepare(own, boot, fds, parent, summons.parent, entry)
+                }
+                (Summoned::ForkServer(_), _) => Err(sys_error("a fork server of a fork server")),
+            }
+        }
+    }
+}
+
+/// `parent` is the process that has started this one, `family` the one that uses it.
+fn prepare(
+    stream: OwnedFd,
+    boot: Boot,
+    fds: Vec<OwnedFd>,
+    parent: u32,
+    family: u32,
+    entry: boot::Entry,
+) -> std::io::Result<(Inbox, Outbox)> {
     if boot.kin.daemon {
         process::arm_parent_death()?;
-        if process::parent() != summons.parent && process::parent() != 0 {
+        if process::parent() != parent && process::parent() != 0 {
             // the parent ended before the line above
             leave(0);
         }
@@ -121,11 +148,11 @@ fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Out
         // the parent reads why in the hello; a task that it has sent means nothing here
         leave(EXIT_BOOT_FAILED);
     }
-    boot::set_family(Family { kin: boot.kin, parent: summons.parent });
+    boot::set_family(Family { kin: boot.kin, parent: family });
     Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
 }
 
-fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {
+fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Summoned, Vec<OwnedFd>)> {
     let mut bytes = [0; BOOT_BYTES];
     let (len, fds) = loop {
         match sys::socket::receive_with(stream.as_fd(), &mut bytes) {
@@ -133,7 +160,7 @@ fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {
             received => break received?,
         }
     };
-    let boot: Boot = codec::decode(&bytes[..len]).map_err(std::io::Error::other)?;
+    let boot: Summoned = codec::decode(&bytes[..len]).map_err(std::io::Error::other)?;
     // a parent of another version is told by the hello, and refuses
     Ok((boot, fds))
 }

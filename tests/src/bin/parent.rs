@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use pool_core::Pool;
+use pool_core::{Pool, StartMethod};
 use pool_tests::{Gate, census, eventually, fault};
 
 fn main() {
@@ -13,6 +13,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["workers", doing, gate] => workers(doing, gate),
+        ["runaways", gate] => runaways(gate),
         ["cycles", count] => cycles(count.parse().unwrap()),
         ["many-tasks", count] => many_tasks(count.parse().unwrap()),
         ["endless-imap", count] => endless_imap(count.parse().unwrap()),
@@ -32,7 +33,7 @@ fn main() {
 
 /// Three workers that do something for ever; tells when they do.
 fn workers(doing: &str, gate: &str) {
-    let pool = Pool::new(3).unwrap();
+    let pool = pool_tests::builder(3).build().unwrap();
     let task: fn(&Pool, &str) = match doing {
         "idle" => |_, _| {},
         "asleep" => |pool, gate| {
@@ -68,6 +69,28 @@ fn workers(doing: &str, gate: &str) {
             eventually(limit, "the worker stops", || census::is_stopped(pid));
         }
     }
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    println!("{}", pids.join(" "));
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// Two forked workers, and two processes that have left their groups; all of them, and the fork server, are told of.
+fn runaways(gate: &str) {
+    let pool = Pool::builder().processes(2).start_method(StartMethod::ForkServer).build().unwrap();
+    let start = |gate: String| {
+        let script = "trap '' TERM HUP INT; echo $$ >>\"$0/arrived\"; while :; do sleep 1000; done";
+        let child = Command::new("setsid").args(["sh", "-c", script, &gate]).spawn().unwrap();
+        std::mem::forget(child);
+    };
+    for _ in 0..2 {
+        pool.apply(start, (gate.to_owned(),)).unwrap();
+    }
+    eventually(std::time::Duration::from_secs(20), "they run", || {
+        Gate::arrived_at(gate).len() == 2
+    });
+    let mut pids: Vec<u32> = pool.workers().iter().map(pool_core::WorkerInfo::pid).collect();
+    pids.extend(census::children(std::process::id()).iter().map(|child| child.pid));
+    pids.extend(Gate::arrived_at(gate));
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     println!("{}", pids.join(" "));
     std::io::stdin().read_line(&mut String::new()).unwrap();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use super::fork_server::WorkerEnds;
 use super::spawner::{Printed, Sink};
 use crate::error::ExitCause;
 use crate::ids::Lease;
@@ -26,6 +27,8 @@ pub(crate) struct Started {
     pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
+    /// Where its fork server tells its end, if it has one.
+    pub(crate) ends: Option<Arc<WorkerEnds>>,
     pub(crate) stream: OwnedFd,
     pub(crate) sender: TaskSender,
     pub(crate) block: WorkerBlock,
@@ -74,6 +77,7 @@ pub(crate) struct ProcessLink {
     pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
+    ends: Option<Arc<WorkerEnds>>,
     pub(crate) stream: Arc<Stream>,
     pub(crate) page: StatusPage,
     pub(crate) reader: ReplyReader,
@@ -131,6 +135,7 @@ impl ProcessLink {
             seat: started.seat,
             pid: started.pid,
             pidfd: started.pidfd,
+            ends: started.ends,
             stream: Arc::new(Stream(started.stream)),
             reader: ReplyReader::new(started.block.lane(), max_result),
             page: started.block.status(),
@@ -241,6 +246,14 @@ impl ProcessLink {
                 Ok(())
             }
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// Collects how the process has ended, which its pidfd has told; `None`: not yet.
+    pub(crate) fn try_reap(&self) -> Option<ExitCause> {
+        match &self.ends {
+            None => self.pidfd.try_reap(),
+            Some(ends) => ends.take(self.pid),
         }
     }
 

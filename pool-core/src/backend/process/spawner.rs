@@ -10,14 +10,29 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use super::fork_server::WorkerEnds;
 use super::link::Started;
 use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
 use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::output::Output;
 use crate::sys::{self, capture, pidfd::PidFd, socket};
-use crate::transport::{block::WorkerBlock, tasks};
-use crate::wire::hello::{Boot, Kin};
+use crate::transport::block::WorkerBlock;
+use crate::transport::tasks::{self, TaskSender};
+use crate::wire::hello::{Boot, ForkServerBoot, Kin, Summoned};
+
+/// How worker processes come to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StartMethod {
+    /// Each is a fresh copy of the executable: nothing of this program's memory is in it.
+    #[default]
+    Spawn,
+    /// They are forked from a fork server, a fresh copy of the executable with one thread: quicker, and what the [`preload`](crate::PoolBuilder::preload) function has put into memory
+    /// is there once for all of them. The fork server is the pool's guardian too: if this program is killed, it kills the workers and whatever they have started, also what
+    /// has left their process groups.
+    ForkServer,
+}
 
 /// The parent's end of a standard stream of a worker.
 #[derive(Debug)]
@@ -95,23 +110,54 @@ pub(crate) struct Member {
 impl Recipe {
     /// Starts one process and connects it. Everything that it needs is on its way when this returns; it has not said hello yet.
     pub(crate) fn start(&self, seat: u32) -> io::Result<Started> {
+        let (ours, theirs) = self.connect(seat, false)?;
+        let Theirs { stdin, stdout, stderr } = theirs;
+        let (pid, pidfd) = self.spawn(stdin, stdout, stderr)?;
+        Ok(ours.started(seat, pid, pidfd, None))
+    }
+
+    /// Starts the fork server, and sends it its descriptors. The socket by which it has been started tells if it never got as far as `init()`.
+    pub(crate) fn start_fork_server(&self, fds: [RawFd; 2]) -> io::Result<(PidFd, OwnedFd)> {
         let (stream, theirs) = socket::stream_pair()?;
+        let name = format!("{}-forks", self.pool);
+        let boot = ForkServerBoot { version: PROTOCOL_VERSION, depth: self.role.depth + 1, name };
+        send_first(&stream, &Summoned::ForkServer(boot), &fds)?;
+        let ours = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().ok();
+        let stdout = if self.hides_stdout() { None } else { ours(io::stdout().as_fd()) };
+        let (_, pidfd) = self.spawn(theirs, stdout, ours(io::stderr().as_fd()))?;
+        Ok((pidfd, stream))
+    }
+
+    /// Makes both ends of all that connects a worker with this program, and sends it its first message.
+    pub(crate) fn connect(&self, seat: u32, is_forked: bool) -> io::Result<(Ours, Theirs)> {
+        let (stream, stdin) = socket::stream_pair()?;
         let (sender, tasks) = tasks::channel()?;
         let (block, block_fd) = WorkerBlock::create()?;
         let (stdout, their_stdout) = Sink::open(self.stdout, io::stdout().as_fd())?;
         let (stderr, their_stderr) = Sink::open(self.stderr, io::stderr().as_fd())?;
-        let hidden = self.hides_stdout().then_some(&their_stdout).and_then(Option::as_ref);
         let fds = [tasks.as_raw_fd(), block_fd.as_raw_fd()];
-        self.send_boot(&stream, seat, fds, hidden.map(AsRawFd::as_raw_fd))?;
-        let summons = Summons::text(sys::inode(theirs.as_fd())?, std::process::id());
+        let (hidden, shown) = if self.hides_stdout() && !is_forked {
+            (their_stdout, None)
+        } else {
+            (None, their_stdout)
+        };
+        self.send_boot(&stream, seat, fds, hidden.as_ref().map(AsRawFd::as_raw_fd))?;
+        let ours = Ours { stream, sender, block, sinks: [stdout, stderr] };
+        Ok((ours, Theirs { stdin, stdout: shown, stderr: their_stderr }))
+    }
+
+    fn spawn(
+        &self,
+        stdin: OwnedFd,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+    ) -> io::Result<(u32, PidFd)> {
+        let summons = Summons::text(sys::inode(stdin.as_fd())?, std::process::id());
         let stdio = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
-        let shown = if self.hides_stdout() { Stdio::null() } else { stdio(their_stdout) };
-        let mut child = self.command(theirs, summons, shown, stdio(their_stderr)).spawn()?;
+        let mut child = self.command(stdin, summons, stdio(stdout), stdio(stderr)).spawn()?;
         let pid = child.id();
         match PidFd::open(pid) {
-            Ok(pidfd) => {
-                Ok(Started { seat, pid, pidfd, stream, sender, block, sinks: [stdout, stderr] })
-            }
+            Ok(pidfd) => Ok((pid, pidfd)),
             Err(error) => {
                 // no descriptor for it: nothing is left behind
                 let _ = child.kill();
@@ -145,14 +191,10 @@ impl Recipe {
                 None => None,
             },
         };
-        let mut bytes = Vec::new();
-        codec::encode(&boot, &mut bytes, BOOT_BYTES as u64)
-            .map_err(|_| io::Error::other("its name or that of its parent is too long"))?;
         let mut fds = fds.to_vec();
         fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
         fds.extend(stdout);
-        socket::send_with(stream.as_fd(), &bytes, &fds)?;
-        Ok(())
+        send_first(stream, &Summoned::Worker(boot), &fds)
     }
 
     fn kin(&self, seat: u32) -> Kin {
@@ -206,6 +248,45 @@ impl Recipe {
             .stdout(stdout)
             .stderr(stderr);
         command
+    }
+}
+
+/// The first message to a process, which is sent before the process is started.
+fn send_first(stream: &OwnedFd, message: &Summoned, fds: &[RawFd]) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    codec::encode(message, &mut bytes, BOOT_BYTES as u64)
+        .map_err(|_| io::Error::other("its name or that of its parent is too long"))?;
+    socket::send_with(stream.as_fd(), &bytes, fds).map(drop)
+}
+
+/// This program's ends of what connects it with a worker.
+#[derive(Debug)]
+pub(crate) struct Ours {
+    stream: OwnedFd,
+    sender: TaskSender,
+    block: WorkerBlock,
+    sinks: [Sink; 2],
+}
+
+/// The worker's ends that are not in its first message.
+#[derive(Debug)]
+pub(crate) struct Theirs {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+impl Ours {
+    /// With the process that has the others.
+    pub(crate) fn started(
+        self,
+        seat: u32,
+        pid: u32,
+        pidfd: PidFd,
+        ends: Option<Arc<WorkerEnds>>,
+    ) -> Started {
+        let Ours { stream, sender, block, sinks } = self;
+        Started { seat, pid, pidfd, ends, stream, sender, block, sinks }
     }
 }
 

@@ -1,0 +1,221 @@
+//! The pool's end of its [fork server](crate::worker).
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::link::Started;
+use super::spawner::{Recipe, Theirs};
+use crate::codec;
+use crate::error::{ExitCause, PoolError};
+use crate::primitives::lock;
+use crate::sys::fork::message_pair;
+use crate::sys::pidfd::PidFd;
+use crate::sys::poll::wait_any_readable;
+use crate::sys::process::image_id;
+use crate::sys::socket;
+use crate::task::callee::Callee;
+use crate::wire::fork_server::{Answer, END_BYTES, MESSAGE_BYTES, Order, decode_end};
+use crate::wire::from_worker::{HEADER, Header, Kind};
+
+/// How long it may take to fork.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long it may take to end what the pool has left behind, and itself.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// How often the end of a worker that is known to have ended is waited for, 10 ms each time.
+const PATIENCE: u32 = 100;
+
+/// A fork server that has been started. Dropping it ends it, and all that is left of its workers.
+#[derive(Debug)]
+pub(crate) struct ForkServer {
+    pidfd: PidFd,
+    orders: OwnedFd,
+    ends: Arc<WorkerEnds>,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(crate) enum NoServer {
+    /// It would be no use to try again.
+    Refused(PoolError),
+    Failed(String),
+}
+
+impl From<io::Error> for NoServer {
+    fn from(error: io::Error) -> NoServer {
+        NoServer::Failed(error.to_string())
+    }
+}
+
+impl ForkServer {
+    /// Starts it, and has it call the preload function.
+    pub(crate) fn start(
+        recipe: &Recipe,
+        preload: Option<&(Callee, Vec<u8>)>,
+        timeout: Duration,
+    ) -> Result<ForkServer, NoServer> {
+        let (orders, their_orders) = message_pair()?;
+        let (ends, their_ends) = message_pair()?;
+        let fds = [their_orders.as_raw_fd(), their_ends.as_raw_fd()];
+        let (pidfd, stream) = recipe.start_fork_server(fds)?;
+        drop((their_orders, their_ends));
+        let ends = Arc::new(WorkerEnds { socket: ends, state: Mutex::default() });
+        let server = ForkServer { pidfd, orders, ends };
+        server.greet(recipe, &stream, timeout)?;
+        if let Some((callee, input)) = preload {
+            server.send(&Order::Preload { callee: callee.0, input: input.clone() }, &[])?;
+            match server.receive(timeout)? {
+                Answer::Preloaded(Ok(())) => {}
+                Answer::Preloaded(Err(text)) => {
+                    let text = format!("preload: {text}");
+                    return Err(NoServer::Refused(PoolError::InitFailed(text)));
+                }
+                other => return Err(NoServer::Failed(format!("it has answered {other:?}"))),
+            }
+        }
+        Ok(server)
+    }
+
+    /// Waits until it is there, and looks whether it is what it should be.
+    fn greet(&self, recipe: &Recipe, stream: &OwnedFd, timeout: Duration) -> Result<(), NoServer> {
+        let fds = [self.orders.as_fd(), stream.as_fd(), self.pidfd.as_fd()];
+        let ready = wait_any_readable(&fds, Some(ns(timeout)))?;
+        if ready[0] {
+            let Answer::Greeting(hello) = self.receive(timeout)? else {
+                return Err(NoServer::Failed("it did not say hello".to_owned()));
+            };
+            let image = image_id().ok().filter(|_| recipe.executable.is_none());
+            return match hello.refuse(recipe.role.depth + 1, image) {
+                Some(reason) => Err(NoServer::Refused(PoolError::StartFailed(reason))),
+                None => Ok(()),
+            };
+        }
+        let mut bytes = [0; HEADER];
+        if ready[1]
+            && let Ok((HEADER, _)) = socket::receive_with(stream.as_fd(), &mut bytes)
+            && let Ok(Header { kind: Kind::NotInitialized, .. }) = Header::decode(&bytes, 0)
+        {
+            return Err(NoServer::Refused(PoolError::InitNotCalled));
+        }
+        let cause = self.pidfd.try_reap().map_or_else(
+            || "was not ready within the start timeout".to_owned(),
+            |cause| cause.to_string(),
+        );
+        Err(NoServer::Failed(format!("the fork server {cause}")))
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        wait_any_readable(&[self.pidfd.as_fd()], Some(0)).is_ok_and(|ready| !ready[0])
+    }
+
+    /// Has a worker made.
+    pub(crate) fn fork(&self, recipe: &Recipe, seat: u32) -> io::Result<Started> {
+        let (ours, theirs) = recipe.connect(seat, true)?;
+        let Theirs { stdin, stdout, stderr } = theirs;
+        let order = Order::Fork { has_stdout: stdout.is_some(), has_stderr: stderr.is_some() };
+        let mut fds = vec![stdin.as_raw_fd()];
+        fds.extend(stdout.as_ref().map(AsRawFd::as_raw_fd));
+        fds.extend(stderr.as_ref().map(AsRawFd::as_raw_fd));
+        self.send(&order, &fds)?;
+        let pid = match self.receive(ANSWER)? {
+            Answer::Forked { pid } => pid,
+            Answer::Refused(text) => return Err(io::Error::other(text)),
+            other => return Err(io::Error::other(format!("the fork server answered {other:?}"))),
+        };
+        // not reaped before this program has taken its status, so the number is its own
+        Ok(ours.started(seat, pid, PidFd::open(pid)?, Some(Arc::clone(&self.ends))))
+    }
+
+    fn send(&self, order: &Order, fds: &[i32]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        codec::encode(order, &mut bytes, MESSAGE_BYTES as u64)
+            .map_err(|_| io::Error::other("the arguments of the preload function are too large"))?;
+        socket::send_with(self.orders.as_fd(), &bytes, fds).map(drop)
+    }
+
+    fn receive(&self, timeout: Duration) -> io::Result<Answer> {
+        let ready =
+            wait_any_readable(&[self.orders.as_fd(), self.pidfd.as_fd()], Some(ns(timeout)))?;
+        if !ready[0] {
+            let what = if ready[1] { "has ended" } else { "does not answer" };
+            return Err(io::Error::other(format!("the fork server {what}")));
+        }
+        let mut bytes = vec![0; MESSAGE_BYTES];
+        let (len, _) = socket::receive_with(self.orders.as_fd(), &mut bytes)?;
+        codec::decode(&bytes[..len]).map_err(|error| {
+            io::Error::other(format!("the fork server has ended or said nonsense: {error}"))
+        })
+    }
+}
+
+impl Drop for ForkServer {
+    fn drop(&mut self) {
+        // it ends by this, and all that is left with it
+        let _ = socket::shut_down(self.orders.as_fd());
+        let _ = socket::shut_down(self.ends.socket.as_fd());
+        lock(&self.ends.state).closed = true;
+        if !wait_any_readable(&[self.pidfd.as_fd()], Some(ns(LEAVE))).is_ok_and(|ready| ready[0]) {
+            let _ = self.pidfd.kill();
+        }
+        self.pidfd.reap();
+    }
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How the workers of a fork server have ended, as far as it was told.
+#[derive(Debug)]
+pub(crate) struct WorkerEnds {
+    socket: OwnedFd,
+    state: Mutex<Ends>,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    told: HashMap<u32, ExitCause>,
+    /// How often one was asked for that was not told.
+    missed: HashMap<u32, u32>,
+    closed: bool,
+}
+
+impl WorkerEnds {
+    /// How this worker, whose pidfd tells that it has ended, has ended; `None`: ask again. What the fork server does not tell in time is not known.
+    pub(crate) fn take(&self, pid: u32) -> Option<ExitCause> {
+        let mut state = lock(&self.state);
+        self.read(&mut state);
+        if !state.told.contains_key(&pid) && !state.closed {
+            // it tells at once, so this is a matter of microseconds
+            let _ = wait_any_readable(&[self.socket.as_fd()], Some(10_000_000));
+            self.read(&mut state);
+        }
+        if let Some(cause) = state.told.remove(&pid) {
+            state.missed.remove(&pid);
+            // it need not stay a zombie any more; a fork server that is gone has reaped it
+            let _ = socket::send_now(self.socket.as_fd(), &pid.to_le_bytes());
+            return Some(cause);
+        }
+        let closed = state.closed;
+        let missed = state.missed.entry(pid).or_default();
+        *missed += 1;
+        (closed || *missed > PATIENCE).then_some(ExitCause::Unknown)
+    }
+
+    fn read(&self, state: &mut Ends) {
+        let mut bytes = Vec::with_capacity(END_BYTES);
+        while !state.closed {
+            bytes.clear();
+            match socket::receive_into(self.socket.as_fd(), &mut bytes, END_BYTES) {
+                Ok(0) => state.closed = true,
+                Ok(_) => state.told.extend(decode_end(&bytes)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => state.closed = true,
+            }
+        }
+    }
+}

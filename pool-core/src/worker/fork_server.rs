@@ -1,0 +1,251 @@
+//! The fork server: a copy of the program that has one thread, calls the preload function once, and forks workers, which takes a fraction of a start
+//! from nothing and shares with all of them the memory that the preload function has filled.
+//!
+//! It is also the guardian of the pool. What workers leave behind becomes its children, sessions of their own included; and when its pool is gone, however that
+//! has ended, it kills all of them before it ends.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use crate::boot::{self, Role};
+use crate::codec;
+use crate::error::TaskError;
+use crate::sys::fork::{self, ChildSignals, Side};
+use crate::sys::pidfd::PidFd;
+use crate::sys::poll::wait_any_readable;
+use crate::sys::signal::{GroupSignal, send_to_child};
+use crate::sys::{process, socket};
+use crate::task::callee::Callee;
+use crate::task::entry::Output;
+use crate::task::job::caught;
+use crate::task::panics;
+use crate::wire::fork_server::{Answer, MESSAGE_BYTES, Order, encode_end};
+use crate::wire::hello::{ForkServerBoot, Hello};
+
+/// How long it goes on killing what its pool has left behind.
+const LAST_SECONDS: Duration = Duration::from_secs(2);
+
+/// A process that it has forked, which is to be a worker.
+pub(super) struct Forked {
+    pub(super) stream: OwnedFd,
+    /// Its parent: the fork server.
+    pub(super) parent: u32,
+}
+
+struct ForkServer {
+    orders: OwnedFd,
+    ends: OwnedFd,
+    signals: ChildSignals,
+    workers: HashMap<u32, Worker>,
+    /// Threads that this process had before any code of the user's was called.
+    threads: usize,
+}
+
+struct Worker {
+    pidfd: PidFd,
+    /// Its end was told.
+    told: bool,
+}
+
+/// What a turn has led to.
+enum Turn {
+    Next,
+    /// This is a new process.
+    Forked(Forked),
+    /// The pool is gone.
+    End,
+}
+
+/// Serves the pool. Returns in each process that was forked, and in the fork server itself never.
+pub(super) fn serve(
+    boot: &ForkServerBoot,
+    fds: Vec<OwnedFd>,
+    entry: boot::Entry,
+) -> io::Result<Forked> {
+    let mut fds = fds.into_iter();
+    let (Some(orders), Some(ends)) = (fds.next(), fds.next()) else {
+        return Err(super::sys_error("descriptors are missing"));
+    };
+    process::set_name(&boot.name);
+    boot::set(Role { depth: boot.depth, entry });
+    panics::keep();
+    fork::become_subreaper()?;
+    let signals = ChildSignals::block()?;
+    let threads = fork::threads().unwrap_or(1);
+    let mut server = ForkServer { orders, ends, signals, workers: HashMap::new(), threads };
+    let image = process::image_id()?;
+    let hello = Hello { version: boot.version, depth: boot.depth, image };
+    server.answer(&Answer::Greeting(hello))?;
+    loop {
+        match server.turn() {
+            Ok(Turn::Next) => {}
+            Ok(Turn::Forked(forked)) => {
+                drop(server.orders);
+                drop(server.ends);
+                server.signals.unblock();
+                return Ok(forked);
+            }
+            Ok(Turn::End) | Err(_) => {
+                server.end_descendants();
+                super::leave(0);
+            }
+        }
+    }
+}
+
+impl ForkServer {
+    fn turn(&mut self) -> io::Result<Turn> {
+        // ends that could not be told, because nobody reads them now, are told later
+        let behind = self.tell_ends()?;
+        let timeout = behind.then_some(10_000_000);
+        let mut fds = vec![self.orders.as_fd(), self.ends.as_fd(), self.signals.as_fd()];
+        let alive = self.workers.values().filter(|worker| !worker.told);
+        fds.extend(alive.map(|worker| worker.pidfd.as_fd()));
+        let ready = wait_any_readable(&fds, timeout)?;
+        if ready[2] {
+            self.signals.drain();
+            self.reap_adopted();
+        }
+        if ready[1] {
+            let mut bytes = [0; 64];
+            let (len, _) = socket::receive_with(self.ends.as_fd(), &mut bytes)?;
+            if len == 0 {
+                return Ok(Turn::End);
+            }
+            for pid in bytes[..len].as_chunks::<4>().0 {
+                let pid = u32::from_le_bytes(*pid);
+                if self.workers.remove(&pid).is_some() {
+                    fork::reap(pid);
+                }
+            }
+        }
+        if ready[0] { self.take_order() } else { Ok(Turn::Next) }
+    }
+
+    /// Tells which workers have ended; `true` if that could not be told of all.
+    fn tell_ends(&mut self) -> io::Result<bool> {
+        for (&pid, worker) in self.workers.iter_mut().filter(|(_, worker)| !worker.told) {
+            if let Some(cause) = fork::ended(pid) {
+                match socket::send_now(self.ends.as_fd(), &encode_end(pid, cause)) {
+                    Ok(()) => worker.told = true,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Collects what workers have left behind, as far as it has ended.
+    fn reap_adopted(&self) {
+        for pid in fork::children().into_iter().filter(|pid| !self.workers.contains_key(pid)) {
+            fork::reap(pid);
+        }
+    }
+
+    fn take_order(&mut self) -> io::Result<Turn> {
+        let mut bytes = vec![0; MESSAGE_BYTES];
+        let (len, fds) = socket::receive_with(self.orders.as_fd(), &mut bytes)?;
+        if len == 0 {
+            return Ok(Turn::End);
+        }
+        match codec::decode(&bytes[..len]).map_err(io::Error::other)? {
+            Order::Preload { callee, input } => {
+                let outcome = self.preload(Callee(callee), &input);
+                self.answer(&Answer::Preloaded(outcome))?;
+                Ok(Turn::Next)
+            }
+            Order::Fork { has_stdout, has_stderr } => self.fork(fds, has_stdout, has_stderr),
+        }
+    }
+
+    /// Calls the preload function. Only threads can't be copied, so it must have left none.
+    fn preload(&self, callee: Callee, input: &[u8]) -> Result<(), String> {
+        let mut output = Output { bytes: &mut Vec::new(), limit: u64::MAX };
+        caught(|| callee.entry()(input, &mut output)).map_err(|fault| {
+            match fault.into_error(0) {
+                TaskError::Failed(text) => text,
+                other => other.to_string(),
+            }
+        })?;
+        match fork::threads() {
+            Some(threads) if threads > self.threads => Err(format!(
+                "the preload function has left {} threads running, which would be missing in the workers",
+                threads - self.threads
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn fork(&mut self, fds: Vec<OwnedFd>, has_stdout: bool, has_stderr: bool) -> io::Result<Turn> {
+        let mut fds = fds.into_iter();
+        let Some(stream) = fds.next() else {
+            return Err(super::sys_error("a worker's socket is missing"));
+        };
+        let server = std::process::id();
+        match fork::fork() {
+            Ok(Side::Parent(pid)) => {
+                // both sides do it, so that it is done whoever comes first
+                fork::lead_group(pid);
+                let answer = match PidFd::open(pid) {
+                    Ok(pidfd) => {
+                        self.workers.insert(pid, Worker { pidfd, told: false });
+                        Answer::Forked { pid }
+                    }
+                    Err(error) => {
+                        // its end could not be seen: it is ended here
+                        let _ = send_to_child(pid, GroupSignal::Kill);
+                        fork::await_end(pid);
+                        Answer::Refused(error.to_string())
+                    }
+                };
+                self.answer(&answer)?;
+                Ok(Turn::Next)
+            }
+            Ok(Side::Child) => {
+                fork::lead_group(0);
+                for (number, has) in [(1, has_stdout), (2, has_stderr)] {
+                    match has.then(|| fds.next()).flatten() {
+                        Some(fd) => process::put(&fd, number)?,
+                        None => process::put_nothing(number)?,
+                    }
+                }
+                Ok(Turn::Forked(Forked { stream, parent: server }))
+            }
+            Err(error) => {
+                self.answer(&Answer::Refused(error.to_string()))?;
+                Ok(Turn::Next)
+            }
+        }
+    }
+
+    fn answer(&self, answer: &Answer) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        if codec::encode(answer, &mut bytes, MESSAGE_BYTES as u64).is_err() {
+            // only the text of an error can be too long
+            let text = Answer::Preloaded(Err("its error is too long to be told".to_owned()));
+            let _ = codec::encode(&text, &mut bytes, MESSAGE_BYTES as u64);
+        }
+        socket::send_all(self.orders.as_fd(), &bytes)
+    }
+
+    /// Kills all that is left of the pool. What a killed process leaves behind becomes a child of this one, and is killed in the next round.
+    fn end_descendants(&mut self) {
+        let until = Instant::now() + LAST_SECONDS;
+        loop {
+            let children = fork::children();
+            if children.is_empty() || Instant::now() > until {
+                return;
+            }
+            for pid in children {
+                // a child that was not reaped, so its number is its own
+                let _ = send_to_child(pid, GroupSignal::Kill);
+                fork::reap(pid);
+            }
+            self.signals.drain();
+            let _ = wait_any_readable(&[self.signals.as_fd()], Some(5_000_000));
+        }
+    }
+}

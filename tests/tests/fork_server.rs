@@ -1,0 +1,200 @@
+//! Workers that are forked: quick, sharing what was preloaded, and with a guardian that leaves nothing behind. The crash matrix and the tests of
+//! lifetimes run over forked workers too: `POOL_TESTS_START=fork-server`.
+#![allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+#![allow(clippy::exit, reason = "tasks that end their workers")]
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use pool_core::{ExitCause, PoolBuilder, PoolError, StartMethod, TaskError};
+use pool_tests::{Case, Gate, Program, census, eventually, fault};
+
+pool_core::test_support!();
+
+const SOON: Duration = Duration::from_secs(30);
+const PARENT: &str = env!("CARGO_BIN_EXE_parent");
+
+fn forked(case: &Case, processes: usize) -> PoolBuilder {
+    case.builder(processes).start_method(StartMethod::ForkServer)
+}
+
+static LOADED_BY: OnceLock<u32> = OnceLock::new();
+
+fn load() {
+    LOADED_BY.set(std::process::id()).unwrap();
+}
+
+fn loaded_by() -> (Option<u32>, u32) {
+    (LOADED_BY.get().copied(), std::process::id())
+}
+
+/// The fork server of the only pool of this test.
+fn server_of(worker: u32) -> u32 {
+    census::process(worker).expect("a live worker").parent
+}
+
+#[test]
+fn what_was_preloaded_is_in_every_worker_and_was_done_once() {
+    let case = Case::new();
+    let pool = forked(&case, 3).preload(load, ()).build().unwrap();
+    let mut pids = Vec::new();
+    for worker in pool.workers() {
+        let server = server_of(worker.pid());
+        assert_ne!(server, std::process::id(), "workers are children of the fork server");
+        pids.push(server);
+    }
+    pids.dedup();
+    assert_eq!(pids.len(), 1);
+    for _ in 0..20 {
+        let (by, pid) = pool.apply(loaded_by, ()).unwrap();
+        assert_eq!(by, Some(pids[0]));
+        assert_ne!(Some(pid), by);
+    }
+}
+
+#[test]
+fn a_preload_function_that_fails_is_told_by_build() {
+    let case = Case::new();
+    let fails = || -> anyhow::Result<()> { anyhow::bail!("no such model") };
+    let error = forked(&case, 2).preload(fails, ()).build().unwrap_err();
+    assert_eq!(error, PoolError::InitFailed("preload: no such model".to_owned()));
+    let panics = || -> () { panic!("boom") };
+    let error = forked(&case, 2).preload(panics, ()).build().unwrap_err();
+    assert!(matches!(&error, PoolError::InitFailed(text) if text.contains("boom")), "{error}");
+    let error = case.builder(2).preload(load, ()).build().unwrap_err();
+    assert!(matches!(error, PoolError::Config(_)), "without a fork server there is none");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn a_preload_function_that_leaves_threads_is_refused() {
+    let case = Case::new();
+    let starts_one = || drop(std::thread::spawn(std::thread::park));
+    let error = forked(&case, 1).preload(starts_one, ()).build().unwrap_err();
+    assert!(matches!(&error, PoolError::InitFailed(text) if text.contains("1 threads")), "{error}");
+    case.assert_nothing_left();
+}
+
+#[test]
+fn each_end_of_a_forked_worker_has_its_cause() {
+    let case = Case::new();
+    let pool = forked(&case, 2).build().unwrap();
+    let lost = |outcome: Result<u8, TaskError>| match outcome {
+        Err(TaskError::WorkerLost { cause, .. }) => cause,
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..3 {
+        let exits = pool.apply(|| -> u8 { std::process::exit(3) }, ());
+        assert_eq!(lost(exits), ExitCause::Exited(3));
+        let aborts = pool.apply(|| -> u8 { std::process::abort() }, ());
+        assert!(matches!(lost(aborts), ExitCause::Signaled { signal: 6, .. }));
+        let killed = pool.apply(
+            || -> u8 {
+                fault::send(std::process::id(), Signal::SIGKILL);
+                0
+            },
+            (),
+        );
+        assert!(matches!(lost(killed), ExitCause::Signaled { signal: 9, .. }));
+    }
+    assert_eq!(pool.apply(u64::pow, (2, 5)).unwrap(), 32);
+}
+
+#[test]
+fn row_38_the_death_of_the_fork_server_is_survived() {
+    let case = Case::new();
+    let pool = forked(&case, 2).build().unwrap();
+    for _ in 0..3 {
+        let gate = Gate::new();
+        let server = server_of(pool.workers()[0].pid());
+        let handle = pool.apply_async(|gate: String| Gate::wait_at(&gate), (gate.path(),)).unwrap();
+        gate.await_arrivals(1);
+        fault::send(server, Signal::SIGKILL);
+        // its workers end with it, and one was running
+        assert!(matches!(handle.get(), Err(TaskError::WorkerLost { .. })));
+        assert_eq!(pool.map(|x: u64| x + 1, 0..100).unwrap().len(), 100);
+        eventually(SOON, "the server is gone", || !census::is_alive(server));
+        assert_ne!(server_of(pool.workers()[0].pid()), server);
+    }
+}
+
+#[test]
+fn a_stopped_fork_server_does_not_hang_the_pool() {
+    let case = Case::new();
+    let pool = forked(&case, 1).build().unwrap();
+    let server = server_of(pool.workers()[0].pid());
+    fault::send(server, Signal::SIGSTOP);
+    eventually(SOON, "it stops", || census::is_stopped(server));
+    let outcome = pool.apply(|| -> () { std::process::exit(3) }, ());
+    // it can't tell how the worker has ended; the next one comes from another server
+    assert!(
+        matches!(outcome, Err(TaskError::WorkerLost { cause: ExitCause::Unknown, .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(pool.apply(u64::pow, (2, 5)).unwrap(), 32);
+}
+
+/// A worker's child that is out of its process group, and deaf.
+fn start_runaway(gate: String) {
+    let child = std::process::Command::new("setsid")
+        .args([
+            "sh",
+            "-c",
+            "trap '' TERM HUP INT; echo $$ >>\"$0\"; while :; do sleep 1000; done",
+            &gate,
+        ])
+        .spawn()
+        .unwrap();
+    std::mem::forget(child);
+}
+
+#[test]
+fn row_33_what_has_left_its_group_ends_with_the_pool() {
+    for how in ["terminate", "close", "drop"] {
+        let case = Case::new();
+        let pids = tempfile::NamedTempFile::new().unwrap();
+        let path = pids.path().to_str().unwrap().to_owned();
+        let pool = forked(&case, 2).build().unwrap();
+        pool.apply(start_runaway, (path.clone(),)).unwrap();
+        let runaway = || std::fs::read_to_string(&path).unwrap().trim().parse::<u32>();
+        eventually(SOON, "it runs", || runaway().is_ok());
+        let runaway = runaway().unwrap();
+        assert!(census::is_alive(runaway));
+        match how {
+            "terminate" => pool.terminate(),
+            "close" => {
+                pool.close();
+                pool.join().unwrap();
+            }
+            _ => drop(pool),
+        }
+        assert!(!census::is_alive(runaway), "{how} leaves it behind");
+    }
+}
+
+#[test]
+fn row_36_a_killed_parent_leaves_nothing_not_even_what_has_left_its_group() {
+    let case = Case::new();
+    let gate = Gate::new();
+    let mut parent = Program::new(&case, PARENT, &["runaways", &gate.path()]).start();
+    let pids: Vec<u32> = parent.line().split(' ').map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.len() >= 4 && pids.iter().all(|&pid| census::is_alive(pid)));
+    parent.kill();
+    eventually(Duration::from_secs(1), "nothing outlives the parent by a second", || {
+        pids.iter().all(|&pid| !census::is_alive(pid)) && case.processes().is_empty()
+    });
+}
+
+#[test]
+fn forked_workers_come_and_go_and_leave_nothing() {
+    let case = Case::new();
+    let pool =
+        forked(&case, 2).max_tasks_per_child(std::num::NonZero::new(1).unwrap()).build().unwrap();
+    let pids = pool.task(|_: u64| std::process::id()).chunk_size(1).map(0..300).unwrap();
+    let distinct: std::collections::BTreeSet<_> = pids.iter().collect();
+    assert_eq!(distinct.len(), 300, "each task has a worker of its own");
+    let server = server_of(pool.workers()[0].pid());
+    let zombies = || census::children(server).iter().filter(|child| child.state == 'Z').count();
+    eventually(SOON, "ended workers are collected", || zombies() == 0);
+}
