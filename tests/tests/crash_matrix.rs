@@ -732,7 +732,9 @@ fn a_grandchild_that_holds_the_reply_socket_does_not_hide_the_death() {
     assert_eq!(pool.apply(u64::pow, (2, 3)), Ok(8));
     // it left the group on purpose: the pool does not promise to find it
     let worker = seats(&pool, 1)[0];
-    let strays = case.processes().into_iter().filter(|process| process.pid != worker);
-    strays.for_each(|stray| fault::send(stray.pid, Signal::SIGKILL));
-    eventually(SOON, "the stray ends", || case.processes().len() == 1);
+    let server = census::process(worker).unwrap().parent;
+    let is_stray = |process: &census::Process| ![worker, server].contains(&process.pid);
+    let strays = || case.processes().into_iter().filter(is_stray);
+    strays().for_each(|stray| fault::send(stray.pid, Signal::SIGKILL));
+    eventually(SOON, "the stray ends", || strays().count() == 0);
 }

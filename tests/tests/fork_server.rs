@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pool_core::{ExitCause, PoolBuilder, PoolError, StartMethod, TaskError};
+use pool_core::{ExitCause, Pool, PoolBuilder, PoolError, StartMethod, TaskError};
 use pool_tests::{Case, Gate, Program, census, eventually, fault};
 
 pool_core::test_support!();
@@ -30,22 +30,26 @@ fn loaded_by() -> (Option<u32>, u32) {
 }
 
 /// The fork server of the only pool of this test.
-fn server_of(worker: u32) -> u32 {
-    census::process(worker).expect("a live worker").parent
+fn server_of(pool: &Pool) -> u32 {
+    let mut server = None;
+    eventually(SOON, "a worker lives", || {
+        let mut workers = pool.workers().into_iter().map(|worker| worker.pid());
+        server = workers.find_map(|pid| census::process(pid).filter(|found| found.state != 'Z'));
+        server.is_some()
+    });
+    server.unwrap().parent
 }
 
 #[test]
 fn what_was_preloaded_is_in_every_worker_and_was_done_once() {
     let case = Case::new();
     let pool = forked(&case, 3).preload(load, ()).build().unwrap();
-    let mut pids = Vec::new();
-    for worker in pool.workers() {
-        let server = server_of(worker.pid());
-        assert_ne!(server, std::process::id(), "workers are children of the fork server");
-        pids.push(server);
-    }
+    let parents =
+        pool.workers().into_iter().map(|worker| census::process(worker.pid()).unwrap().parent);
+    let mut pids: Vec<u32> = parents.collect();
     pids.dedup();
-    assert_eq!(pids.len(), 1);
+    assert_eq!(pids.len(), 1, "workers are children of the fork server");
+    assert_ne!(pids[0], std::process::id());
     for _ in 0..20 {
         let (by, pid) = pool.apply(loaded_by, ()).unwrap();
         assert_eq!(by, Some(pids[0]));
@@ -62,7 +66,8 @@ fn a_preload_function_that_fails_is_told_by_build() {
     let panics = || -> () { panic!("boom") };
     let error = forked(&case, 2).preload(panics, ()).build().unwrap_err();
     assert!(matches!(&error, PoolError::InitFailed(text) if text.contains("boom")), "{error}");
-    let error = case.builder(2).preload(load, ()).build().unwrap_err();
+    let afresh = case.builder(2).start_method(StartMethod::Spawn);
+    let error = afresh.preload(load, ()).build().unwrap_err();
     assert!(matches!(error, PoolError::Config(_)), "without a fork server there is none");
     case.assert_nothing_left();
 }
@@ -107,7 +112,7 @@ fn row_38_the_death_of_the_fork_server_is_survived() {
     let pool = forked(&case, 2).build().unwrap();
     for _ in 0..3 {
         let gate = Gate::new();
-        let server = server_of(pool.workers()[0].pid());
+        let server = server_of(&pool);
         let handle = pool.apply_async(|gate: String| Gate::wait_at(&gate), (gate.path(),)).unwrap();
         gate.await_arrivals(1);
         fault::send(server, Signal::SIGKILL);
@@ -115,7 +120,7 @@ fn row_38_the_death_of_the_fork_server_is_survived() {
         assert!(matches!(handle.get(), Err(TaskError::WorkerLost { .. })));
         assert_eq!(pool.map(|x: u64| x + 1, 0..100).unwrap().len(), 100);
         eventually(SOON, "the server is gone", || !census::is_alive(server));
-        assert_ne!(server_of(pool.workers()[0].pid()), server);
+        assert_ne!(server_of(&pool), server);
     }
 }
 
@@ -123,7 +128,7 @@ fn row_38_the_death_of_the_fork_server_is_survived() {
 fn a_stopped_fork_server_does_not_hang_the_pool() {
     let case = Case::new();
     let pool = forked(&case, 1).build().unwrap();
-    let server = server_of(pool.workers()[0].pid());
+    let server = server_of(&pool);
     fault::send(server, Signal::SIGSTOP);
     eventually(SOON, "it stops", || census::is_stopped(server));
     let outcome = pool.apply(|| -> () { std::process::exit(3) }, ());
@@ -194,7 +199,7 @@ fn forked_workers_come_and_go_and_leave_nothing() {
     let pids = pool.task(|_: u64| std::process::id()).chunk_size(1).map(0..300).unwrap();
     let distinct: std::collections::BTreeSet<_> = pids.iter().collect();
     assert_eq!(distinct.len(), 300, "each task has a worker of its own");
-    let server = server_of(pool.workers()[0].pid());
+    let server = server_of(&pool);
     let zombies = || census::children(server).iter().filter(|child| child.state == 'Z').count();
     eventually(SOON, "ended workers are collected", || zombies() == 0);
 }

@@ -6,6 +6,7 @@ mod builder;
 mod call;
 mod callbacks;
 mod gather;
+mod hooks;
 mod imap;
 mod info;
 mod map;

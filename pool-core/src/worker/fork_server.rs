@@ -39,6 +39,8 @@ struct ForkServer {
     ends: OwnedFd,
     signals: ChildSignals,
     workers: HashMap<u32, Worker>,
+    /// There may be children that it has not forked.
+    has_adopted: bool,
     /// Threads that this process had before any code of the user's was called.
     threads: usize,
 }
@@ -74,7 +76,8 @@ pub(super) fn serve(
     fork::become_subreaper()?;
     let signals = ChildSignals::block()?;
     let threads = fork::threads().unwrap_or(1);
-    let mut server = ForkServer { orders, ends, signals, workers: HashMap::new(), threads };
+    let mut server =
+        ForkServer { orders, ends, signals, workers: HashMap::new(), has_adopted: false, threads };
     let image = process::image_id()?;
     let hello = Hello { version: boot.version, depth: boot.depth, image };
     server.answer(&Answer::Greeting(hello))?;
@@ -99,7 +102,12 @@ impl ForkServer {
     fn turn(&mut self) -> io::Result<Turn> {
         // ends that could not be told, because nobody reads them now, are told later
         let behind = self.tell_ends()?;
-        let timeout = behind.then_some(10_000_000);
+        if self.threads > 1 && self.has_adopted {
+            // a test binary: other threads take the signal, so it has to be looked
+            self.reap_adopted();
+        }
+        let looks = self.threads > 1 && self.has_adopted;
+        let timeout = (behind || looks).then_some(10_000_000);
         let mut fds = vec![self.orders.as_fd(), self.ends.as_fd(), self.signals.as_fd()];
         let alive = self.workers.values().filter(|worker| !worker.told);
         fds.extend(alive.map(|worker| worker.pidfd.as_fd()));
@@ -129,7 +137,7 @@ impl ForkServer {
         for (&pid, worker) in self.workers.iter_mut().filter(|(_, worker)| !worker.told) {
             if let Some(cause) = fork::ended(pid) {
                 match socket::send_now(self.ends.as_fd(), &encode_end(pid, cause)) {
-                    Ok(()) => worker.told = true,
+                    Ok(()) => (worker.told, self.has_adopted) = (true, true),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                     Err(error) => return Err(error),
                 }
@@ -139,10 +147,11 @@ impl ForkServer {
     }
 
     /// Collects what workers have left behind, as far as it has ended.
-    fn reap_adopted(&self) {
-        for pid in fork::children().into_iter().filter(|pid| !self.workers.contains_key(pid)) {
-            fork::reap(pid);
-        }
+    fn reap_adopted(&mut self) {
+        let adopted = |pid: &u32| !self.workers.contains_key(pid);
+        let adopted: Vec<u32> = fork::children().into_iter().filter(adopted).collect();
+        self.has_adopted = !adopted.is_empty();
+        adopted.into_iter().for_each(fork::reap);
     }
 
     fn take_order(&mut self) -> io::Result<Turn> {

@@ -1,0 +1,189 @@
+//! Settings that are functions: what is called when workers start and leave, and when something happens; and what all workers can read.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::PoolBuilder;
+use super::shareable::Shareable;
+use crate::backend::process::spawner::StartMethod;
+use crate::codec;
+use crate::dispatch::EventHook;
+use crate::events::PoolEvent;
+use crate::limits::INLINE_BYTES;
+use crate::task::callee::Callee;
+use crate::task::{TaskFn, entry};
+
+/// A function of the workers' with its encoded arguments.
+fn hook<F, Args, Kind>(what: &str, args: &Args) -> Result<(Callee, Vec<u8>), String>
+where
+    F: TaskFn<Args, Kind>,
+    Args: Serialize + DeserializeOwned + Send + 'static,
+{
+    let mut bytes = Vec::new();
+    match codec::encode(args, &mut bytes, INLINE_BYTES as u64) {
+        Ok(()) => Ok((Callee::of(entry::single::<F, Args, Kind>), bytes)),
+        Err(codec::Unencodable::Refused(text)) => {
+            Err(format!("the {what}'s arguments can't be encoded: {text}"))
+        }
+        Err(codec::Unencodable::TooLarge(size)) => Err(format!(
+            "the {what}'s arguments have {size} bytes or more, the limit is {INLINE_BYTES}: pass what is large with shared()"
+        )),
+    }
+}
+
+impl<P> PoolBuilder<P> {
+    /// A function that each worker runs once, before its first task. If it fails or panics, the pool is broken: `build` gives
+    /// [`PoolError::InitFailed`](crate::PoolError::InitFailed), and if that happens to a replacement, tasks end with
+    /// [`TaskError::InitFailed`](crate::TaskError::InitFailed).
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use std::sync::OnceLock;
+    /// static TABLE: OnceLock<Vec<u64>> = OnceLock::new();
+    ///
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(2)
+    ///     .initializer(|n: u64| TABLE.set((0..n).map(|x| x * x).collect()).is_ok(), (100,))
+    ///     .build()?;
+    /// assert_eq!(pool.apply(|i: usize| TABLE.get().map(|table| table[i]), (9,))?, Some(81));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn initializer<F, Args, Kind>(mut self, _function: F, args: Args) -> Self
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.initializer = Some(hook::<F, Args, Kind>("initializer", &args));
+        self
+    }
+
+    /// A function that each worker runs once, before it leaves in good order: after `close`, when it is recycled, and when the pool shrinks; not when it is killed. It has 5
+    /// seconds. Its results can be [collected](Pool::finalized) after [`join`](Pool::join).
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::worker;
+    /// fn count(_: u32) { *worker::state::<u64>() += 1; }
+    ///
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(2)
+    ///     .initializer(|| worker::set_state(0u64), ())
+    ///     .finalizer(|| *worker::state::<u64>(), ())
+    ///     .build()?;
+    /// pool.map(count, 0..100)?;
+    /// pool.close();
+    /// pool.join()?;
+    /// let counts: Vec<u64> = pool.finalized().into_iter().collect::<Result<_, _>>()?;
+    /// assert_eq!(counts.iter().sum::<u64>(), 100);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn finalizer<F, Args, Kind>(mut self, _function: F, args: Args) -> Self
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.finalizer = Some(hook::<F, Args, Kind>("finalizer", &args));
+        self
+    }
+
+    /// How worker processes come to be. Default: each is started afresh.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::StartMethod;
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(4)
+    ///     .start_method(StartMethod::ForkServer)
+    ///     .build()?;
+    /// assert_eq!(pool.map(|x: u64| x * x, 0..4)?, [0, 1, 4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.start_method = method;
+        self
+    }
+
+    /// A function that the fork server calls once, before it forks the first worker: what it puts into static variables is in all workers, whose memory is shared until it is
+    /// written to. It must leave no threads running. If it fails, `build` gives [`PoolError::InitFailed`](crate::PoolError::InitFailed). Only with
+    /// [`StartMethod::ForkServer`].
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::StartMethod;
+    /// use std::sync::OnceLock;
+    /// static MODEL: OnceLock<Vec<u64>> = OnceLock::new();
+    ///
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(4)
+    ///     .start_method(StartMethod::ForkServer)
+    ///     .preload(|n: u64| MODEL.set((0..n).collect()).is_ok(), (1_000_000,))
+    ///     .build()?;
+    /// assert_eq!(pool.apply(|i: usize| MODEL.get().map(|model| model[i]), (7,))?, Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn preload<F, Args, Kind>(mut self, _function: F, args: Args) -> Self
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.preload = Some(hook::<F, Args, Kind>("preload function", &args));
+        self
+    }
+
+    /// An object that all workers can read: [`worker::shared`](crate::worker::shared). It is encoded and passed once, whatever the number of workers
+    /// and tasks, and each worker process decodes it when one of its tasks first asks for it. Threads have the object itself.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::worker;
+    /// let table: Vec<u64> = (0..1000).map(|x| x * x).collect();
+    /// let pool = pool_core::Pool::builder().processes(2).shared(table).build()?;
+    /// let look_up = |i: usize| worker::shared::<Vec<u64>>()[i];
+    /// assert_eq!(pool.map(look_up, [3, 30])?, [9, 900]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn shared<T>(mut self, object: T) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        self.shared = Some(Shareable::new(object));
+        self
+    }
+
+    /// A function that is told what happens in the pool, in order, on a thread of its own. One that is slow misses events, when 65,536 wait for it, and is
+    /// told how many; it never slows the pool. [`join`](Pool::join) waits until all have been told.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use std::sync::mpsc;
+    /// use pool_core::PoolEvent;
+    /// let (sender, events) = mpsc::channel();
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(1)
+    ///     .on_event(move |event| sender.send(event.clone()).unwrap())
+    ///     .build()?;
+    /// pool.apply(|| -> () { std::process::exit(3) }, ()).unwrap_err();
+    /// pool.close();
+    /// pool.join()?;
+    /// assert!(events.try_iter().any(|event| matches!(event, PoolEvent::WorkerLost { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_event(mut self, observer: impl Fn(&PoolEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = EventHook(Some(Arc::new(observer)));
+        self
+    }
+}
