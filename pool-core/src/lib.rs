@@ -99,6 +99,7 @@
 //! Linux only. Workers isolate faults; they run as the same user and are no security boundary. Memory is bounded by
 //! [`max_pending`](PoolBuilder::max_pending), by what results the user keeps, and by what workers send.
 
+mod attach;
 mod backend;
 mod boot;
 mod codec;
@@ -110,7 +111,9 @@ mod limits;
 mod pool;
 mod primitives;
 mod sched;
+mod shm;
 mod slot;
+mod sync;
 mod sys;
 mod task;
 mod transport;
@@ -127,5 +130,11 @@ pub use handle::{
 };
 pub use ids::{TaskId, WorkerIndex};
 pub use pool::{Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
+pub use shm::{
+    Array, ArrayGuard, RawArray, RawValue, SharedBytes, SharedInteger, Value, ValueGuard,
+};
+pub use sync::{
+    Lock, LockGuard, LockResult, Poisoned, RLock, RLockGuard, Recover, TryLockError, TryLockResult,
+};
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};

@@ -6,10 +6,11 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::Settings;
+use crate::attach::Attachments;
 use crate::backend::process::link::Link;
 use crate::error::{SubmitError, TaskError, TaskInfo};
 use crate::ids::{TaskId, TaskKey, WorkerKey};
-use crate::limits::INLINE_BYTES;
+use crate::limits::{ATTACHMENT_BYTES, INLINE_BYTES};
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
 use crate::slot::Slot;
 use crate::sys::poll::Watch;
@@ -53,6 +54,7 @@ pub(crate) struct Request {
     pub(crate) callee: Callee,
     pub(crate) name: Cow<'static, str>,
     pub(crate) payload: Payload,
+    pub(crate) attachments: Attachments,
     pub(crate) items: u32,
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
@@ -68,6 +70,8 @@ pub(super) struct Body {
     pub(super) name: Cow<'static, str>,
     pub(super) callee: Callee,
     pub(super) payload: Payload,
+    /// Kept until the task is settled: it may be sent again.
+    pub(super) attachments: Attachments,
     pub(super) limit_ns: Option<u64>,
     pub(super) slot: Arc<TaskSlot>,
 }
@@ -91,6 +95,8 @@ pub(crate) struct Effects {
     pub(super) settled: Vec<(Arc<TaskSlot>, Outcome)>,
     /// Arguments that nobody needs any more: freeing them takes time.
     pub(super) garbage: Vec<Payload>,
+    /// Shared objects that may have lost their last user here: unmapping takes time too.
+    pub(super) released: Vec<Attachments>,
     pub(super) phase_changed: bool,
     /// The pool's thread sleeps longer than it should now.
     pub(super) hurry: bool,
@@ -181,7 +187,8 @@ impl Core {
         let function = self.function(request.callee);
         let spec = Spec {
             function,
-            size: request.payload.len() as u64,
+            size: request.payload.len() as u64
+                + request.attachments.objects().len() as u64 * ATTACHMENT_BYTES,
             items: request.items,
             retries: request.retries,
         };
@@ -193,6 +200,7 @@ impl Core {
             name: request.name,
             callee: request.callee,
             payload: request.payload,
+            attachments: request.attachments,
             limit_ns,
             slot: request.slot,
         };

@@ -15,6 +15,7 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::core::{Core, Effects, Outcome, Payload, Request, TaskSlot};
+use crate::attach::Attachments;
 use crate::backend::process::spawner::Recipe;
 use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
@@ -24,6 +25,10 @@ use crate::primitives::unpoisoned;
 use crate::sched::{self, Event, Phase};
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, Watch};
+use crate::task::callee::Callee;
+
+/// The function that each worker calls first, its encoded arguments, and what travels with them.
+pub(crate) type Initializer = (Callee, Vec<u8>, Attachments);
 
 /// What a pool does not change after it was built.
 #[derive(Debug)]
@@ -36,8 +41,7 @@ pub(crate) struct Settings {
     pub(crate) retries: u32,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
-    /// The initializer and its encoded arguments.
-    pub(crate) initializer: Option<(crate::task::callee::Callee, Vec<u8>)>,
+    pub(crate) initializer: Option<Initializer>,
 }
 
 /// A pool, as its handles, its threads and its user share it.

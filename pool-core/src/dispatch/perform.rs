@@ -77,9 +77,12 @@ impl Core {
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
             return;
         };
+        let attachments = &body.attachments;
         match &body.payload {
-            Payload::Inline(input) => link.push_task(lease, body.callee, input),
-            Payload::Big(input) => link.push_big_task(lease, body.callee, input.clone()),
+            Payload::Inline(input) => link.push_task(lease, body.callee, input, attachments),
+            Payload::Big(input) => {
+                link.push_big_task(lease, body.callee, input.clone(), attachments);
+            }
         }
         if let Some(limit) = body.limit_ns {
             self.next_limit_check = self.next_limit_check.min(now.saturating_add(limit));
@@ -148,6 +151,9 @@ impl Core {
         };
         effects.settled.push((body.slot, outcome));
         effects.garbage.push(body.payload);
+        if !body.attachments.is_empty() {
+            effects.released.push(body.attachments);
+        }
     }
 
     /// The scheduler has forgotten the worker already; its link has not.

@@ -15,6 +15,7 @@ pub(crate) use map::outcome as chunk_outcome;
 pub(crate) use wait::CompletionQueue;
 pub use wait::{AsCompleted, as_completed, wait_all, wait_any, wait_any_timeout};
 
+use crate::attach::Attachments;
 use crate::dispatch::{Outcome, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::ids::TaskKey;
@@ -51,11 +52,18 @@ pub(crate) struct TaskRef {
     slot: Arc<TaskSlot>,
     /// `None` for a task that was settled before it was submitted.
     key: Option<TaskKey>,
+    /// Shared objects of the arguments: the result may name them.
+    _kept: Attachments,
 }
 
 impl TaskRef {
     pub(crate) fn new(shared: Arc<Shared>, slot: Arc<TaskSlot>, key: Option<TaskKey>) -> TaskRef {
-        TaskRef { shared, slot, key }
+        TaskRef { shared, slot, key, _kept: Attachments::default() }
+    }
+
+    /// Keeps these objects as long as the handle lives, but no ends of pipes: those must be closed when the task has ended.
+    pub(crate) fn keeping(self, attachments: Attachments) -> TaskRef {
+        TaskRef { _kept: attachments.only_memory(), ..self }
     }
 
     pub(crate) fn slot(&self) -> &TaskSlot {

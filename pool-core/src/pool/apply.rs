@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::Pool;
 use super::call::{Function, MayWait, Options};
+use crate::attach::Attachments;
 use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
 use crate::handle::AsyncResult;
 use crate::task::TaskFn;
@@ -116,7 +117,8 @@ impl Pool {
             }));
         }
         let options = Options::default();
-        let task = self.submit_bytes(&function, bytes, 1, &options, MayWait::Yes)?;
+        let task =
+            self.submit_bytes(&function, bytes, Attachments::default(), 1, &options, MayWait::Yes)?;
         // only a call that may not wait finds the pool full
         let task = task.ok_or(SubmitError::Closed)?;
         Ok(AsyncResult::new(task, |bytes, _| Ok(bytes.to_vec())))

@@ -12,10 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Pool;
+use crate::attach;
 use crate::backend::process::spawner::{Output, Recipe};
 use crate::boot;
 use crate::codec;
-use crate::dispatch::{Settings, Shared};
+use crate::dispatch::{Initializer, Settings, Shared};
 use crate::error::PoolError;
 use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, MAX_DEPTH, SLOTS};
 use crate::sched;
@@ -51,7 +52,7 @@ pub struct PoolBuilder {
     memory_limit: Option<u64>,
     start_timeout: Duration,
     grace: Duration,
-    initializer: Option<Result<(Callee, Vec<u8>), String>>,
+    initializer: Option<Result<Initializer, String>>,
     executable: Option<PathBuf>,
     env: Vec<(OsString, Option<OsString>)>,
     env_clear: bool,
@@ -115,9 +116,11 @@ impl PoolBuilder {
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
         let mut bytes = Vec::new();
-        let encoded = codec::encode(&args, &mut bytes, crate::limits::INLINE_BYTES as u64);
+        let (encoded, attachments) = attach::collect(|| {
+            codec::encode(&args, &mut bytes, crate::limits::INLINE_BYTES as u64)
+        });
         self.initializer = Some(match encoded {
-            Ok(()) => Ok((Callee::of(entry::single::<F, Args, Kind>), bytes)),
+            Ok(()) => Ok((Callee::of(entry::single::<F, Args, Kind>), bytes, attachments)),
             Err(codec::Unencodable::Refused(text)) => {
                 Err(format!("the initializer's arguments can't be encoded: {text}"))
             }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Imap, ImapUnordered, Pool};
+use crate::attach::{self, Attachments};
 use crate::codec::{self, Unencodable};
 use crate::dispatch::{Payload, Request, Shared, TaskSlot};
 use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
@@ -270,8 +271,11 @@ impl Pool {
         may_wait: MayWait,
     ) -> Result<Option<TaskRef>, SubmitError> {
         let mut bytes = Vec::new();
-        match codec::encode_value(args, &mut bytes, self.shared.settings.max_task) {
-            Ok(()) => self.submit_bytes(function, bytes, items, options, may_wait),
+        let limit = self.shared.settings.max_task;
+        let (encoded, attachments) =
+            attach::collect(|| codec::encode_value(args, &mut bytes, limit));
+        match encoded {
+            Ok(()) => self.submit_bytes(function, bytes, attachments, items, options, may_wait),
             Err(error) => {
                 self.shared.check_open()?;
                 let slot = Arc::new(Slot::of(Err(self.unencodable::<T>(error))));
@@ -284,6 +288,7 @@ impl Pool {
         &self,
         function: &Function,
         bytes: Vec<u8>,
+        attachments: Attachments,
         items: usize,
         options: &Options,
         may_wait: MayWait,
@@ -293,6 +298,7 @@ impl Pool {
             callee: function.callee,
             name: function.name.clone(),
             payload: Payload::new(bytes),
+            attachments: attachments.clone(),
             items: u32::try_from(items).unwrap_or(u32::MAX),
             retries: options.retries.unwrap_or(self.shared.settings.retries),
             timeout: options.timeout.or(self.shared.settings.task_timeout),
@@ -300,7 +306,9 @@ impl Pool {
             slot: Arc::clone(&slot),
         };
         let key = self.shared.submit(request, may_wait == MayWait::Yes)?;
-        Ok(key.map(|key| TaskRef::new(Arc::clone(&self.shared), slot, Some(key))))
+        Ok(key.map(|key| {
+            TaskRef::new(Arc::clone(&self.shared), slot, Some(key)).keeping(attachments)
+        }))
     }
 
     fn unencodable<T>(&self, error: Unencodable) -> TaskError {
@@ -316,5 +324,6 @@ impl Pool {
 }
 
 fn decode_one<R: DeserializeOwned + 'static>(bytes: &[u8], _limit: u64) -> Result<R, TaskError> {
-    codec::decode_value(bytes).map_err(|error| entry::decode_error::<R>(&error))
+    attach::returned(|| codec::decode_value(bytes))
+        .map_err(|error| entry::decode_error::<R>(&error))
 }

@@ -4,6 +4,8 @@
 #![expect(unsafe_code, reason = "system calls and mappings; see the SAFETY lines")]
 
 pub(crate) mod clock;
+pub(crate) mod futex;
+pub(crate) mod identity;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;

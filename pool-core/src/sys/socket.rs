@@ -33,15 +33,30 @@ pub(crate) fn send_with(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::
     )?)
 }
 
+/// Sends all of `bytes`, which must be few, with descriptors, or nothing. Never blocks.
+pub(crate) fn send_part(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let rights = if fds.is_empty() { &[][..] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)?;
+    Ok(())
+}
+
 /// Receives at most `bytes.len()` bytes and the descriptors that came with them.
 pub(crate) fn receive_with(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 8]);
+    let mut space = nix::cmsg_space!([RawFd; 253]);
     let mut parts = [IoSliceMut::new(bytes)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let message = loop {
+        match recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Ok(message) => break message,
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
     let mut fds = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = control {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::callee::instance;
 use super::entry::{Fault, Output, decode_args, decode_error, failed, unencodable};
 use super::{TaskFn, panics};
+use crate::attach;
 use crate::codec::{self, Unencodable};
 use crate::error::TaskError;
 
@@ -82,7 +83,7 @@ where
             faults.push(((values.len() + faults.len()) as u64, fault));
         }
     }
-    encode(values, faults, out)
+    attach::returning(|| encode(values, faults, out))
 }
 
 fn encode<R: Serialize>(
@@ -127,7 +128,7 @@ fn sort_out<R: Serialize>(
 /// The other side of [`run`].
 pub(crate) fn decode<R: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<Chunk<R>, TaskError> {
     let (faults, values): (Vec<(u64, Fault)>, Vec<R>) =
-        codec::decode(bytes).map_err(|error| decode_error::<R>(&error))?;
+        attach::returned(|| codec::decode(bytes)).map_err(|error| decode_error::<R>(&error))?;
     let faults = faults.into_iter().map(|(item, fault)| (item, fault.into_error(limit))).collect();
     Ok(Chunk { values, faults })
 }

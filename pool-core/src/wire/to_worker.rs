@@ -6,6 +6,7 @@
 //! | big task | slot u16, generation u32, callee i64, length u64; the input follows in pieces |
 //! | piece | half of the shared area u8, length u32 |
 //! | initializer | callee i64, length u32, input |
+//! | attached | number u32 of descriptors that travel with the next task, big task or initializer |
 //! | stop | nothing |
 
 use crate::ids::Lease;
@@ -22,6 +23,8 @@ pub(crate) enum ToWorker<'a> {
     Piece { half: u8, len: u32 },
     /// Run this once before the first task.
     Initialize { callee: Callee, input: &'a [u8] },
+    /// So many descriptors, sent before, belong to the next record.
+    Attached { count: u32 },
     /// Leave when everything before this is done.
     Stop,
 }
@@ -31,6 +34,7 @@ const BIG_TASK: u8 = 2;
 const PIECE: u8 = 3;
 const INITIALIZE: u8 = 4;
 const STOP: u8 = 5;
+const ATTACHED: u8 = 6;
 
 /// Appends a record to a message.
 pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
@@ -56,6 +60,10 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
             out.push(INITIALIZE);
             out.extend_from_slice(&callee.0.to_le_bytes());
             push_bytes(input, out);
+        }
+        ToWorker::Attached { count } => {
+            out.push(ATTACHED);
+            out.extend_from_slice(&count.to_le_bytes());
         }
         ToWorker::Stop => out.push(STOP),
     }
@@ -97,6 +105,7 @@ impl<'a> Iterator for Records<'a> {
                 let callee = take_callee(&mut rest)?;
                 ToWorker::Initialize { callee, input: take_bytes(&mut rest)? }
             }
+            ATTACHED => ToWorker::Attached { count: u32::from_le_bytes(take(&mut rest)?) },
             STOP => ToWorker::Stop,
             _ => return None,
         };
@@ -136,6 +145,7 @@ mod tests {
     fn all() -> Vec<ToWorker<'static>> {
         vec![
             ToWorker::Initialize { callee: Callee(-1), input: b"i" },
+            ToWorker::Attached { count: 300 },
             ToWorker::Task { lease: LEASE, callee: Callee(-300), input: b"abc" },
             ToWorker::BigTask { lease: LEASE, callee: Callee::BY_NAME, len: 1 << 40 },
             ToWorker::Piece { half: 1, len: 9 },

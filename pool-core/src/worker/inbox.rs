@@ -1,13 +1,16 @@
 //! The worker's loop.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::outbox::{Next, Outbox};
+use crate::attach;
 use crate::ids::Lease;
 use crate::sys::clock;
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
+use crate::transport::attachments;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
@@ -19,6 +22,10 @@ pub(super) struct Inbox {
     tasks: TaskReceiver,
     page: StatusPage,
     incoming: Option<Incoming>,
+    /// Descriptors that were received and belong to later records.
+    kept: Vec<Option<OwnedFd>>,
+    /// Those of the next record.
+    attached: Vec<Option<OwnedFd>>,
 }
 
 /// A big task whose input arrives in pieces.
@@ -30,6 +37,7 @@ struct Incoming {
     arrived: u64,
     /// `None`: there is no memory for it.
     input: Option<Vec<u8>>,
+    attached: Vec<Option<OwnedFd>>,
 }
 
 /// What ends the loop.
@@ -51,7 +59,7 @@ impl From<io::Error> for End {
 
 impl Inbox {
     pub(super) fn new(tasks: TaskReceiver, page: StatusPage) -> Inbox {
-        Inbox { tasks, page, incoming: None }
+        Inbox { tasks, page, incoming: None, kept: Vec::new(), attached: Vec::new() }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -79,17 +87,26 @@ impl Inbox {
         registry: &Registry,
     ) -> Result<(), End> {
         match record {
+            ToWorker::Attached { count } => {
+                let count = count as usize;
+                self.attached = attachments::receive(outbox.stream(), &mut self.kept, count)?;
+            }
             ToWorker::Task { lease, callee, input } => {
+                attach::hand_over(std::mem::take(&mut self.attached));
                 self.execute(lease, next, outbox, |out| call(callee, input, out, registry))?;
             }
             ToWorker::BigTask { lease, callee, len } => {
                 let mut input = Vec::new();
                 let reserved = input.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX));
                 let input = reserved.is_ok().then_some(input);
-                self.incoming = Some(Incoming { lease, callee, len, arrived: 0, input });
+                let attached = std::mem::take(&mut self.attached);
+                self.incoming = Some(Incoming { lease, callee, len, arrived: 0, input, attached });
             }
             ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
-            ToWorker::Initialize { callee, input } => initialize(callee, input, outbox)?,
+            ToWorker::Initialize { callee, input } => {
+                attach::hand_over(std::mem::take(&mut self.attached));
+                initialize(callee, input, outbox)?;
+            }
             ToWorker::Stop => {
                 outbox.tell()?;
                 return Err(End::Stop);
@@ -114,9 +131,11 @@ impl Inbox {
         if incoming.arrived < incoming.len {
             return Ok(());
         }
-        let Some(Incoming { lease, callee, len, input, .. }) = self.incoming.take() else {
+        let Some(Incoming { lease, callee, len, input, attached, .. }) = self.incoming.take()
+        else {
             return Ok(());
         };
+        attach::hand_over(attached);
         self.execute(lease, Next::Nothing, outbox, |out| match &input {
             Some(input) => call(callee, input, out, registry),
             None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
@@ -133,6 +152,7 @@ impl Inbox {
     ) -> Result<(), End> {
         let started = clock::now_ns();
         if !self.page.start(lease, started) {
+            attach::hand_over(Vec::new());
             return Ok(());
         }
         let kind = outbox.capture(function);
