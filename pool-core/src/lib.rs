@@ -134,7 +134,9 @@ pub use shm::{
     Array, ArrayGuard, RawArray, RawValue, SharedBytes, SharedInteger, Value, ValueGuard,
 };
 pub use sync::{
-    Lock, LockGuard, LockResult, Poisoned, RLock, RLockGuard, Recover, TryLockError, TryLockResult,
+    Barrier, BoundedSemaphore, BrokenBarrier, Condition, Event, Lock, LockGuard, LockResult,
+    OverRelease, Permit, Poisoned, RLock, RLockGuard, Recover, Relock, Semaphore, TryLockError,
+    TryLockResult,
 };
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};

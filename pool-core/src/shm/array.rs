@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytemuck::Pod;
 
 use super::cells;
 use super::object::{Kind, Object, What, travels};
+use crate::sync::condition::{Relock, sealed};
 use crate::sync::lock::{Held, wrap};
 use crate::sync::poison::{Recover, never_timed_out};
 use crate::sync::word::LockWord;
@@ -48,7 +50,9 @@ pub struct Array<T> {
 #[must_use = "the lock is let go at once if the guard is dropped"]
 pub struct ArrayGuard<'a, T> {
     held: Held<'a>,
-    elements: &'a mut [T],
+    /// No reference: while a [`Condition`](crate::Condition) waits, the elements are others'.
+    elements: NonNull<[T]>,
+    _elements: PhantomData<&'a mut [T]>,
 }
 
 const fn kind<T>() -> Kind {
@@ -156,7 +160,7 @@ impl<T: Pod> Array<T> {
     }
 
     fn guard<'a>(&'a self, held: Held<'a>) -> ArrayGuard<'a, T> {
-        ArrayGuard { held, elements: elements(&self.object) }
+        ArrayGuard { held, elements: elements(&self.object), _elements: PhantomData }
     }
 
     /// A poisoned lock stays so; a panic for an index that does not exist changes nothing.
@@ -167,30 +171,36 @@ impl<T: Pod> Array<T> {
     }
 }
 
-/// All elements. Only for who holds the lock of the object.
-#[expect(clippy::mut_from_ref, reason = "the lock is what makes it exclusive")]
-pub(super) fn elements<T: Pod>(object: &Object) -> &mut [T] {
+/// All elements, to be accessed by who holds the lock of the object.
+pub(super) fn elements<T>(object: &Object) -> NonNull<[T]> {
     let len = cells::len::<T>(object);
-    if len == 0 {
-        return &mut [];
-    }
-    // SAFETY: inside the mapping and aligned (the elements begin at 64, and no alignment is larger); all bytes are a `T`. The lock of this object is held, and
-    // what lies in an object with a lock is accessed by no other way, in no process; nor by a dead one: a lock is taken from it only after all its threads
-    // have ended.
-    unsafe { std::slice::from_raw_parts_mut(cells::at::<T>(object, 0, len).first(), len) }
+    let first = cells::at::<T>(object, 0, len).first();
+    NonNull::slice_from_raw_parts(first, len)
 }
 
 impl<T> Deref for ArrayGuard<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        self.elements
+        // SAFETY: inside the mapping and aligned (the elements begin at 64, and no alignment is larger); all bytes are a `T`, which is plain old data. The lock of
+        // the object is held, and what lies in an object with a lock is accessed in no other way, in no process; nor by a dead one: a lock is taken from a process
+        // only after all its threads have ended.
+        unsafe { self.elements.as_ref() }
     }
 }
 
 impl<T> DerefMut for ArrayGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        self.elements
+        // SAFETY: as in `deref`; and this guard is borrowed alone.
+        unsafe { self.elements.as_mut() }
+    }
+}
+
+impl<T> Relock for ArrayGuard<'_, T> {}
+
+impl<T> sealed::Held for ArrayGuard<'_, T> {
+    fn unlocked(&mut self, work: &mut dyn FnMut()) -> bool {
+        self.held.unlocked(work)
     }
 }
 

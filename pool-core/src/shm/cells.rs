@@ -5,6 +5,7 @@
 //! size is a power of two is one word, and is never seen half written; a larger one may be.
 
 use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use bytemuck::Pod;
@@ -39,7 +40,7 @@ pub(super) fn len<T>(object: &Object) -> usize {
 /// Elements of an object, as words.
 #[derive(Debug)]
 pub struct Place<'a> {
-    start: *mut u8,
+    start: NonNull<u8>,
     bytes: usize,
     unit: usize,
     _object: PhantomData<&'a Object>,
@@ -53,7 +54,7 @@ pub(super) fn at<T>(object: &Object, index: usize, count: usize) -> Place<'_> {
     let len = len::<T>(object);
     assert!(index <= len && count <= len - index, "{count} from {index} on, of {len} elements");
     // SAFETY: inside the mapping, or at its end, by the assertion.
-    let start = unsafe { object.memory().start().as_ptr().add(START + index * size_of::<T>()) };
+    let start = unsafe { object.memory().start().add(START + index * size_of::<T>()) };
     Place {
         start,
         bytes: count * size_of::<T>(),
@@ -64,7 +65,7 @@ pub(super) fn at<T>(object: &Object, index: usize, count: usize) -> Place<'_> {
 
 impl<'a> Place<'a> {
     /// The first element.
-    pub(super) fn first<T>(&self) -> *mut T {
+    pub(super) fn first<T>(&self) -> NonNull<T> {
         self.start.cast()
     }
 
@@ -74,7 +75,7 @@ impl<'a> Place<'a> {
         assert!(size_of::<A>() == self.unit && (i + 1) * self.unit <= self.bytes, "inside");
         // SAFETY: inside the mapping, which the object keeps for 'a; aligned, because the unit divides the size of an element and 64, where they begin; and all
         // accesses to an object without a lock are atomics of this size.
-        unsafe { &*self.start.add(i * size_of::<A>()).cast::<A>() }
+        unsafe { self.start.add(i * size_of::<A>()).cast::<A>().as_ref() }
     }
 }
 

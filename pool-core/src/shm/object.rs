@@ -39,6 +39,12 @@ pub(crate) enum What {
     RawValue,
     Lock,
     RLock,
+    Semaphore,
+    BoundedSemaphore,
+    Condition,
+    Event,
+    Barrier,
+    Queue,
     PipeEnd,
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use bytemuck::Pod;
 use super::array::elements;
 use super::cells;
 use super::object::{Kind, Object, What, travels};
+use crate::sync::condition::{Relock, sealed};
 use crate::sync::lock::{Held, wrap};
 use crate::sync::poison::{Recover, never_timed_out};
 use crate::sync::word::LockWord;
@@ -39,7 +41,9 @@ pub struct Value<T> {
 #[must_use = "the lock is let go at once if the guard is dropped"]
 pub struct ValueGuard<'a, T> {
     held: Held<'a>,
-    value: &'a mut T,
+    /// No reference: see `ArrayGuard`.
+    value: NonNull<T>,
+    _value: PhantomData<&'a mut T>,
 }
 
 const fn kind<T>() -> Kind {
@@ -104,7 +108,8 @@ impl<T: Pod> Value<T> {
     }
 
     fn guard<'a>(&'a self, held: Held<'a>) -> ValueGuard<'a, T> {
-        ValueGuard { held, value: &mut elements(&self.object)[0] }
+        let value = elements::<T>(&self.object).cast();
+        ValueGuard { held, value, _value: PhantomData }
     }
 
     fn quietly(&self) -> ValueGuard<'_, T> {
@@ -116,13 +121,23 @@ impl<T> Deref for ValueGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value
+        // SAFETY: as for `ArrayGuard`: one element of an object whose lock is held.
+        unsafe { self.value.as_ref() }
     }
 }
 
 impl<T> DerefMut for ValueGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.value
+        // SAFETY: as in `deref`; and this guard is borrowed alone.
+        unsafe { self.value.as_mut() }
+    }
+}
+
+impl<T> Relock for ValueGuard<'_, T> {}
+
+impl<T> sealed::Held for ValueGuard<'_, T> {
+    fn unlocked(&mut self, work: &mut dyn FnMut()) -> bool {
+        self.held.unlocked(work)
     }
 }
 
@@ -146,7 +161,7 @@ impl<T> fmt::Debug for Value<T> {
 
 impl<T: fmt::Debug> fmt::Debug for ValueGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value.fmt(f)
+        (**self).fmt(f)
     }
 }
 

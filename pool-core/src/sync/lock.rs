@@ -56,6 +56,33 @@ impl<'a> Held<'a> {
         }
     }
 
+    /// For state that is whole at every instruction: a death is nothing to be told of.
+    pub(crate) fn take_whole(word: &'a LockWord, limit: Option<Duration>) -> Option<Held<'a>> {
+        match Held::take(word, limit) {
+            Ok(held) => Some(held),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.recover()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// For [`Condition`](super::Condition): lets the lock go, does something, and takes it again; whether it is poisoned then.
+    pub(crate) fn unlocked(&mut self, work: &mut dyn FnMut()) -> bool {
+        self.word.release(self.poisoned);
+        work();
+        // the guard must hold the lock again, so there is no limit
+        self.poisoned = match Held::take(self.word, None) {
+            Ok(held) => {
+                std::mem::forget(held);
+                false
+            }
+            Err(error) => {
+                std::mem::forget(error);
+                true
+            }
+        };
+        self.poisoned
+    }
+
     /// A panic from now on leaves nothing half changed.
     pub(crate) fn trust(&mut self) {
         self.unwinding = true;

@@ -6,15 +6,25 @@
 //! each it looks for the dead, and for a wake-up that somebody was killed before sending.
 #![expect(unsafe_code, reason = "which types may lie in shared memory; see the SAFETY lines")]
 
+mod barrier;
+pub(crate) mod condition;
+mod event;
 mod futex;
 pub(crate) mod lock;
 pub(crate) mod poison;
 mod rlock;
+mod semaphore;
 mod slices;
 pub(crate) mod word;
 
+pub use barrier::{Barrier, BrokenBarrier};
+pub use condition::{Condition, Relock};
+pub use event::Event;
 pub use lock::{Lock, LockGuard};
 pub use poison::{LockResult, Poisoned, Recover, TryLockError, TryLockResult};
 pub use rlock::{RLock, RLockGuard};
 
+pub use semaphore::{BoundedSemaphore, OverRelease, Permit, Semaphore};
+
+pub(crate) use futex::Futex;
 pub(crate) use slices::Slices;

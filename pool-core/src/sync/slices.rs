@@ -18,6 +18,11 @@ impl Slices {
         Slices { deadline: limit.map(deadline), next: FIRST_SLICE }
     }
 
+    /// Whether the time is up.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
     /// How long to sleep now; `None` when the time is up.
     pub(crate) fn next(&mut self) -> Option<Duration> {
         let slice = self.next;
