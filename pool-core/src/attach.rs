@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Display;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use crate::limits::MAX_ATTACHMENTS;
@@ -39,6 +39,11 @@ impl Attachments {
             }
             objects => Attachments(objects),
         }
+    }
+
+    /// Their descriptors.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.objects().iter().map(|object| object.as_fd().as_raw_fd())
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -110,6 +110,7 @@ mod ids;
 mod limits;
 mod pool;
 mod primitives;
+mod queue;
 mod sched;
 mod shm;
 mod slot;
@@ -130,6 +131,7 @@ pub use handle::{
 };
 pub use ids::{TaskId, WorkerIndex};
 pub use pool::{Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
+pub use queue::{GetError, Pipe, PutError, Queue, RecvError, SendError, TooManyDone};
 pub use shm::{
     Array, ArrayGuard, RawArray, RawValue, SharedBytes, SharedInteger, Value, ValueGuard,
 };

@@ -33,6 +33,12 @@ pub(crate) const ATTACHMENT_BYTES: u64 = 2 << 10;
 pub(crate) const FIRST_SLICE: Duration = Duration::from_millis(1);
 pub(crate) const LONGEST_SLICE: Duration = Duration::from_millis(50);
 
+/// Address space for the encoded items of a queue, unless it was created with another size. Memory is taken as it is used.
+pub(crate) const QUEUE_BYTES: usize = 64 << 20;
+
+/// Messages above this size go through a pipe as an anonymous file: a socket takes some 200 KiB at a time.
+pub(crate) const PACKET_BYTES: usize = 64 << 10;
+
 /// Work that a busy worker is given ahead, by the observed duration of its tasks: enough to hide a wake-up of some
 /// 50 microseconds, too little to matter when the tasks turn out longer than expected.
 pub(crate) const AHEAD_NS: u64 = 500_000;

@@ -127,6 +127,11 @@ impl Object {
         Ok(Object::keep(Object::next_id(), kind, fd, len, memory, Origin::Here))
     }
 
+    /// A new object that is nothing but a descriptor.
+    pub(crate) fn of_descriptor(kind: Kind, fd: OwnedFd) -> Arc<Object> {
+        Object::keep(Object::next_id(), kind, fd, 0, None, Origin::Here)
+    }
+
     fn next_id() -> Id {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Id(identity::me(), NEXT.fetch_add(1, Ordering::Relaxed))

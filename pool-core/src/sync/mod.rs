@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "which types may lie in shared memory; see the SAFETY lines")]
 
 mod barrier;
+mod bell;
 pub(crate) mod condition;
 mod event;
 mod futex;
@@ -26,5 +27,6 @@ pub use rlock::{RLock, RLockGuard};
 
 pub use semaphore::{BoundedSemaphore, OverRelease, Permit, Semaphore};
 
+pub(crate) use bell::Bell;
 pub(crate) use futex::Futex;
 pub(crate) use slices::Slices;

@@ -192,6 +192,13 @@ mod model {
 
     const NEVER: fn(Token) -> bool = |_| false;
 
+    /// All interleavings with at most three preemptions: more take minutes.
+    fn model(run: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(run);
+    }
+
     fn lock(word: &LockWord, me: Token) -> Taken {
         if word.try_free(me) {
             return Taken { poisoned: false };
@@ -202,7 +209,7 @@ mod model {
     /// Three processes, no time limits: a lost wake-up would be a deadlock, which loom reports.
     #[test]
     fn one_holds_it_and_every_sleeper_is_woken() {
-        loom::model(|| {
+        model(|| {
             let (word, inside) = (word(), Arc::new(AtomicU64::new(0)));
             let enter = move |word: &LockWord, inside: &AtomicU64, me| {
                 assert!(!lock(word, me).poisoned);
@@ -224,7 +231,7 @@ mod model {
     /// One process dies with the lock held; two others see it at any time after: each gets the lock, one after the other, and is told.
     #[test]
     fn the_dead_are_succeeded_one_at_a_time() {
-        loom::model(|| {
+        model(|| {
             let word = word();
             assert!(word.try_free(9));
             let enter = |word: &LockWord, me| {
@@ -244,7 +251,7 @@ mod model {
     /// A process is killed between letting the lock go and waking the sleeper: the sleeper finds it by itself.
     #[test]
     fn a_wake_up_that_is_never_sent_is_survived() {
-        loom::model(|| {
+        model(|| {
             let word = word();
             assert!(word.try_free(1));
             let other = Arc::clone(&word);

@@ -47,9 +47,16 @@ pub(crate) fn receive_with(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_flags(fd, bytes, MsgFlags::MSG_CMSG_CLOEXEC)
+}
+
+fn receive_flags(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; 253]);
     let mut parts = [IoSliceMut::new(bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = loop {
         match recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut space), flags) {
             Ok(message) => break message,
@@ -67,6 +74,19 @@ pub(crate) fn receive_with(
         }
     }
     Ok((message.bytes, fds))
+}
+
+/// A connected pair of sockets that keep the boundaries of messages, closed on exec.
+pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Receives one message without blocking: its length, and the descriptors that came with it. A length of 0 is the end.
+pub(crate) fn receive_packet(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_flags(fd, bytes, MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
 }
 
 /// Writes all of `bytes`, blocking. A peer that is gone is an error, never a signal.
