@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use pool_core::{Pool, Poisoned, RawValue, Value};
+use pool_core::{Poisoned, Pool, RawValue, Value};
 
 const TIMES: u64 = 100_000;
 

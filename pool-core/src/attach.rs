@@ -23,11 +23,11 @@ const OUTSIDE: &str =
 
 /// What travels with the arguments of a task, and is kept as long as the task may be started (again). `None`: nothing, as nearly always.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Attachments(Option<Arc<[Arc<Object>]>>);
+pub(crate) struct Attachments(Option<Arc<Vec<Arc<Object>>>>);
 
 impl Attachments {
     pub(crate) fn objects(&self) -> &[Arc<Object>] {
-        self.0.as_deref().unwrap_or(&[])
+        self.0.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// Without descriptors whose being open tells the other side something: ends of pipes.
@@ -35,7 +35,7 @@ impl Attachments {
         match self.0 {
             Some(objects) if objects.iter().any(|object| object.is_pipe_end()) => {
                 let memory = objects.iter().filter(|object| !object.is_pipe_end());
-                Attachments(Some(memory.cloned().collect()))
+                Attachments(Some(Arc::new(memory.cloned().collect())))
             }
             objects => Attachments(objects),
         }
@@ -89,7 +89,7 @@ pub(crate) fn collect<R>(encode: impl FnOnce() -> R) -> (R, Attachments) {
     let (result, done) = doing(Doing::Collecting(Vec::new()), encode);
     match done {
         Doing::Collecting(objects) if !objects.is_empty() => {
-            (result, Attachments(Some(objects.into())))
+            (result, Attachments(Some(Arc::new(objects))))
         }
         _ => (result, Attachments::default()),
     }

@@ -383,3 +383,22 @@ fn r_79_memory_lives_until_its_last_user_is_gone() {
     gate.let_pass(1);
     assert_eq!(task.get(), Ok(42), "who made it has dropped it");
 }
+
+#[test]
+fn c6_184_a_worker_without_descriptors_tells_so_and_lives() {
+    use nix::sys::resource::{Resource, setrlimit};
+    let case = Case::new();
+    let pool = case.pool(1);
+    let pid = pool.apply(std::process::id, ()).unwrap();
+    let few = || setrlimit(Resource::RLIMIT_NOFILE, 40, 40).unwrap();
+    pool.apply(few, ()).unwrap();
+    let locks: Vec<Lock> = (0..200).map(|_| Lock::new().unwrap()).collect();
+    let error = pool.apply(|locks: Vec<Lock>| locks.len(), (locks.clone(),)).unwrap_err();
+    assert!(
+        matches!(&error, TaskError::Decode(text) if text.contains("too many files")),
+        "{error}"
+    );
+    let one = pool.apply(|lock: Lock| lock.try_lock().is_ok(), (locks[199].clone(),));
+    assert_eq!(one, Ok(true));
+    assert_eq!(pool.apply(std::process::id, ()), Ok(pid), "the same worker");
+}
