@@ -89,6 +89,38 @@
 //! A task is started **at most once**, unless [`retries`](Call::retries) were asked for. Tasks that a dead worker had not started are given to
 //! another one. Every handle gets exactly one outcome.
 //!
+//! # Shared state
+//!
+//! Arguments are copied to a worker and results back. What parent and workers are to have in common is a shared object, passed like any other argument:
+//!
+//! | | |
+//! |---|---|
+//! | memory | [`SharedBytes`], a block that all read; [`Array`] and [`Value`] with a lock, [`RawArray`] and [`RawValue`] without |
+//! | locks and their kin | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
+//! | messages | [`Queue`], many to many; [`Pipe`], two ends |
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! # let pool = pool_core::Pool::new(2)?;
+//! use pool_core::{Poisoned, Value};
+//!
+//! let counter = Value::new(0_u64)?;
+//! let count = |counter: Value<u64>| {
+//!     *counter.lock().unwrap_or_else(Poisoned::into_inner) += 1;
+//! };
+//! pool.map(count, vec![counter.clone(); 100])?;
+//! assert_eq!(counter.get(), 100);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Objects have no names, so nothing is left of them: the memory is freed with the last process that has it. They may be made anywhere, and go to workers, to workers of
+//! workers, and through pipes. A task's result may be an object that came with its arguments, but not one that was made in the worker: the parent takes no descriptors from
+//! workers, except through a [`Pipe`].
+//!
+//! A process that is killed at any instruction blocks nobody: the next one gets its lock, [and is told](Poisoned), within some milliseconds.
+//!
 //! # Stopping
 //!
 //! [`close`](Pool::close) and [`join`](Pool::join) let everything finish; [`terminate`](Pool::terminate) stops now; dropping the pool terminates it. If

@@ -67,7 +67,7 @@ impl<'a> Held<'a> {
 
     /// For [`Condition`](super::Condition): lets the lock go, does something, and takes it again; whether it is poisoned then.
     pub(crate) fn unlocked(&mut self, work: &mut dyn FnMut()) -> bool {
-        self.word.release(self.poisoned);
+        self.word.release(me(), self.poisoned);
         work();
         // the guard must hold the lock again, so there is no limit
         self.poisoned = match Held::take(self.word, None) {
@@ -97,7 +97,7 @@ impl Recover for Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.word.release(self.poisoned || !self.unwinding && std::thread::panicking());
+        self.word.release(me(), self.poisoned || !self.unwinding && std::thread::panicking());
     }
 }
 

@@ -12,6 +12,7 @@ use super::lock::Held;
 use super::poison::{LockResult, Poisoned, Recover, TryLockError, TryLockResult, never_timed_out};
 use super::word::LockWord;
 use crate::shm::object::{Object, What, travels};
+use crate::sys::identity::me;
 
 /// A [`Lock`](crate::Lock) that the thread which holds it may take again; it is free when each of its guards has been dropped.
 ///
@@ -139,7 +140,7 @@ impl Drop for RLockGuard<'_> {
         if self.object.depth.fetch_sub(1, Relaxed) == 1 {
             self.object.thread.store(0, Relaxed);
             let word: &LockWord = self.object.words(0);
-            word.release(self.object.tainted.load(Relaxed));
+            word.release(me(), self.object.tainted.load(Relaxed));
         }
     }
 }

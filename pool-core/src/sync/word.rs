@@ -123,9 +123,12 @@ impl LockWord {
         }
     }
 
-    /// Lets the lock go. Only for its holder.
+    /// Lets the lock go, if this process holds it: a copy of the holder made by `fork` has its guards, but not its locks.
     #[inline]
-    pub(crate) fn release(&self, poisoned: bool) {
+    pub(crate) fn release(&self, me: Token, poisoned: bool) {
+        if self.word.load(Relaxed) & OWNER != me {
+            return;
+        }
         let before = self.word.swap(if poisoned { POISONED } else { 0 }, AcqRel);
         if before & SLEEPERS != 0 {
             self.futex.wake(1);
@@ -152,9 +155,10 @@ mod tests {
         assert_eq!(lock.try_take(2, |owner| owner == 1), Some(Taken { poisoned: true }));
         // the second one dies before it has repaired anything
         assert_eq!(lock.try_take(3, |owner| owner == 2), Some(Taken { poisoned: true }));
-        lock.release(true);
+        lock.release(2, false); // whoever it is, it is not the holder
+        lock.release(3, true);
         assert_eq!(lock.try_take(4, NEVER), Some(Taken { poisoned: true }));
-        lock.release(false);
+        lock.release(4, false);
         assert!(lock.try_free(5));
     }
 
@@ -164,7 +168,7 @@ mod tests {
         assert!(lock.try_free(1));
         assert_eq!(lock.take(2, NEVER, || None), None);
         assert_eq!(lock.word.load(Relaxed), 1 | SLEEPERS);
-        lock.release(false);
+        lock.release(1, false);
         assert_eq!(lock.futex.load(), 1);
         assert!(lock.try_free(2));
     }
@@ -215,7 +219,7 @@ mod model {
                 assert!(!lock(word, me).poisoned);
                 assert_eq!(inside.swap(me, Relaxed), 0);
                 inside.store(0, Relaxed);
-                word.release(false);
+                word.release(me, false);
             };
             let others: Vec<_> = (2..4)
                 .map(|me| {
@@ -239,7 +243,7 @@ mod model {
                 let taken = word.take(me, |owner| owner == 9, slices).unwrap();
                 assert!(taken.poisoned);
                 assert_eq!(word.word.load(Relaxed) & OWNER, me);
-                word.release(true);
+                word.release(me, true);
             };
             let other = Arc::clone(&word);
             let other = thread::spawn(move || enter(&other, 2));
@@ -257,7 +261,7 @@ mod model {
             let other = Arc::clone(&word);
             let other = thread::spawn(move || {
                 other.take(2, NEVER, || Some(Some(Duration::ZERO))).unwrap();
-                other.release(false);
+                other.release(2, false);
             });
             word.word.swap(0, AcqRel);
             other.join().unwrap();

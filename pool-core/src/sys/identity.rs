@@ -5,7 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -20,13 +21,33 @@ pub(crate) const TOKEN_BITS: u32 = PID_BITS + START_BITS;
 /// A process; never 0.
 pub(crate) type Token = u64;
 
+/// This process, as soon as somebody has asked; 0 before, and in a copy that was made by `fork`.
+static ME: AtomicU64 = AtomicU64::new(0);
+
 /// This process.
+#[inline]
 pub(crate) fn me() -> Token {
-    static ME: OnceLock<Token> = OnceLock::new();
-    *ME.get_or_init(|| {
-        let pid = std::process::id();
-        token(pid, started(pid).unwrap_or(0))
-    })
+    match ME.load(Relaxed) {
+        0 => find_out(),
+        me => me,
+    }
+}
+
+#[cold]
+fn find_out() -> Token {
+    extern "C" fn forget() {
+        ME.store(0, Relaxed);
+    }
+    static FORGET: Once = Once::new();
+    // SAFETY: the handler only stores to an atomic, which is fine in a child of a process with threads. Failing, for lack of memory, leaves a copy that takes
+    // itself for its parent.
+    FORGET.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(forget));
+    });
+    let pid = std::process::id();
+    let me = token(pid, started(pid).unwrap_or(0));
+    ME.store(me, Relaxed);
+    me
 }
 
 fn token(pid: u32, start: u64) -> Token {
