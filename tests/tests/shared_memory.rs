@@ -402,3 +402,13 @@ fn c6_184_a_worker_without_descriptors_tells_so_and_lives() {
     assert_eq!(one, Ok(true));
     assert_eq!(pool.apply(std::process::id, ()), Ok(pid), "the same worker");
 }
+
+#[test]
+fn handles_are_for_all_threads() {
+    fn is_shared<T: Clone + Send + Sync + serde::Serialize + 'static>() {}
+    use pool_core::{Barrier, BoundedSemaphore, Condition, Event, Pipe, Queue, RLock, Semaphore};
+    // also for items that are not, as far as a type may say so
+    is_shared::<(SharedBytes, Array<u8>, Value<u8>, RawArray<u8>, RawValue<u8>)>();
+    is_shared::<(Lock, RLock, Semaphore, BoundedSemaphore, Condition, Event, Barrier)>();
+    is_shared::<(Queue<std::cell::Cell<u8>>, Pipe<std::cell::Cell<u8>, u8>)>();
+}

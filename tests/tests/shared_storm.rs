@@ -67,9 +67,12 @@ impl Victim {
         (0..dice.roll(3000)).for_each(|_| std::hint::spin_loop());
         fault::send(self.task.pid().unwrap(), Signal::SIGKILL);
         let lost = self.task.get();
-        let by_us = ExitCause::Signaled { signal: 9, core_dumped: false };
+        // out of memory: a guess, made if any process of the machine was killed for that just now
+        let by_us = |cause: &ExitCause| {
+            matches!(cause, ExitCause::Signaled { signal: 9, .. } | ExitCause::OutOfMemory)
+        };
         assert!(
-            matches!(&lost, Err(TaskError::WorkerLost { cause, .. }) if *cause == by_us),
+            matches!(&lost, Err(TaskError::WorkerLost { cause, .. }) if by_us(cause)),
             "{lost:?}"
         );
     }
@@ -230,7 +233,7 @@ fn c6_181_producers_and_consumers_of_a_queue_die() {
     let places = kills() as usize + 2;
     let queue = Queue::bounded(30).unwrap();
     let (put, got) = (RawArray::zeroed(places).unwrap(), RawArray::zeroed(places).unwrap());
-    let lost = RawValue::new(0_u64).unwrap();
+    let noted = RawValue::new(0_u64).unwrap();
     let books = |producer| -> Books { (queue.clone(), put.clone(), got.clone(), producer) };
     let produce = |(queue, put, _, producer): Books, steps: RawValue<u64>| -> anyhow::Result<()> {
         for number in 0.. {
@@ -240,25 +243,25 @@ fn c6_181_producers_and_consumers_of_a_queue_die() {
         }
         Ok(())
     };
-    fn note(got: &RawArray<u64>, lost: &RawValue<u64>, (producer, number, bytes): Item) {
+    fn note(got: &RawArray<u64>, noted: &RawValue<u64>, (producer, number, bytes): Item) {
+        noted.fetch_add(1);
         assert!(bytes == filler(producer, number), "an item is whole");
         let expected = got.get(producer as usize);
         assert!(number >= expected, "{producer}: {number} came twice");
-        lost.fetch_add(number - expected);
         got.set(producer as usize, number + 1);
     }
-    let consume = |((queue, _, got, _), lost): (Books, RawValue<u64>),
+    let consume = |((queue, _, got, _), noted): (Books, RawValue<u64>),
                    steps: RawValue<u64>|
      -> anyhow::Result<()> {
         loop {
-            note(&got, &lost, queue.get()?);
+            note(&got, &noted, queue.get()?);
             steps.fetch_add(1);
         }
     };
     let mut dice = Dice(5);
     let mut producer = Victim::start(&pool, produce, books(0));
-    let mut consumer = Victim::start(&pool, consume, (books(0), lost.clone()));
-    let (mut producers, mut dead_consumers) = (1, 0);
+    let mut consumer = Victim::start(&pool, consume, (books(0), noted.clone()));
+    let (mut producers, mut dead_consumers) = (1_u64, 0_u64);
     for _ in 0..kills() {
         if dice.roll(2) == 0 {
             producer.kill(&mut dice);
@@ -266,7 +269,7 @@ fn c6_181_producers_and_consumers_of_a_queue_die() {
             producers += 1;
         } else {
             consumer.kill(&mut dice);
-            consumer = Victim::start(&pool, consume, (books(0), lost.clone()));
+            consumer = Victim::start(&pool, consume, (books(0), noted.clone()));
             dead_consumers += 1;
         }
     }
@@ -277,20 +280,18 @@ fn c6_181_producers_and_consumers_of_a_queue_die() {
     let mut left = 0;
     loop {
         match queue.try_get() {
-            Ok(item) => note(&got, &lost, item),
+            Ok(item) => note(&got, &noted, item),
             Err(GetError::Empty) => break,
             Err(error) => panic!("{error}"),
         }
         left += 1;
     }
     assert!(left <= 30);
-    for producer in 0..producers as usize {
-        let (put, got) = (put.get(producer), got.get(producer));
-        // the last item may have been put in by a producer that was killed before it could note so
-        assert!(got <= put + 1, "{producer}: {got} of {put} items");
-        lost.fetch_add(put.saturating_sub(got));
-    }
-    assert!(lost.get() <= dead_consumers, "{} lost by {dead_consumers} dead consumers", lost.get());
+    let put: u64 = put.to_vec().into_iter().sum();
+    let noted = noted.get();
+    // a producer may be killed before it has noted its last item, a consumer with one that it has got
+    assert!(noted <= put + producers, "{noted} items of {put} by {producers} producers");
+    assert!(put <= noted + dead_consumers, "{noted} of {put}, {dead_consumers} consumers died");
     queue.put((0, 0, Vec::new())).unwrap();
     assert_eq!(queue.len(), 1, "it goes on");
 }

@@ -293,3 +293,56 @@ macro_rules! travels {
     };
 }
 pub(crate) use travels;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(object: &Object) -> Wire {
+        Wire { id: object.id, kind: object.kind, len: object.len, index: 0 }
+    }
+
+    fn copy_of(object: &Object) -> OwnedFd {
+        object.fd.try_clone().unwrap()
+    }
+
+    #[test]
+    fn an_object_that_arrives_twice_is_one() {
+        let object = Object::create(What::Lock.alone(), 64).unwrap();
+        let name = wire(&object);
+        let again = Object::receive(&name, copy_of(&object)).unwrap();
+        assert!(Arc::ptr_eq(&object, &again) && !again.is_from_elsewhere());
+        let fd = copy_of(&object);
+        drop((object, again));
+        assert!(Object::known(&name).is_none());
+        let arrived: Vec<_> = std::thread::scope(|scope| {
+            let receive = || Object::receive(&name, fd.try_clone().unwrap()).unwrap();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(receive)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(arrived.iter().all(|object| Arc::ptr_eq(object, &arrived[0])));
+        assert!(arrived[0].is_from_elsewhere());
+        drop(arrived);
+        assert!(!table().lock().unwrap().contains_key(&name.id), "the table does not grow");
+    }
+
+    #[test]
+    fn what_is_not_as_it_should_be_is_refused() {
+        let object = Object::create(What::Array.alone(), 4096).unwrap();
+        let (name, fd) = (wire(&object), copy_of(&object));
+        assert!(Object::known(&Wire { kind: What::Lock.alone(), ..name }).is_none());
+        assert!(Object::known(&Wire { len: 8192, ..name }).is_none());
+        drop(object);
+        assert!(Object::receive(&Wire { len: 8192, ..name }, fd.try_clone().unwrap()).is_err());
+        // what others may write to can't be bytes, and what others may cut off nothing
+        let bytes = Wire { kind: What::Bytes.alone(), ..name };
+        assert!(Object::receive(&bytes, fd).is_err());
+        let unsealed = memory::anonymous_file().unwrap();
+        set_size(&unsealed);
+        assert!(Object::receive(&name, unsealed).is_err());
+    }
+
+    fn set_size(fd: &OwnedFd) {
+        std::fs::File::from(fd.try_clone().unwrap()).set_len(4096).unwrap();
+    }
+}

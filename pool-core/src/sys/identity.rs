@@ -63,12 +63,18 @@ pub(crate) fn is_gone(token: Token) -> bool {
     }
     let pid = (token & ((1 << PID_BITS) - 1)) as u32;
     let start = token >> PID_BITS;
+    if pid == 0 {
+        // no token: something has been overwritten
+        return true;
+    }
     let process = match open(pid) {
         Ok(process) => process,
-        // no such process, or the number is that of a thread now. Any other error tells nothing.
+        // no such process, or the number is that of a thread now. Any other error tells nothing; without a free descriptor, a zombie is not known.
         Err(error) => {
             let code = error.raw_os_error();
-            return [libc::ESRCH, libc::EINVAL, libc::ENOENT].map(Some).contains(&code);
+            let dead = [libc::ESRCH, libc::EINVAL, libc::ENOENT].map(Some).contains(&code);
+            let number = nix::unistd::Pid::from_raw(pid as libc::pid_t);
+            return dead || nix::sys::signal::kill(number, None) == Err(nix::Error::ESRCH);
         }
     };
     let mut ended = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
