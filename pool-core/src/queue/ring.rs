@@ -44,6 +44,9 @@ const FAR: u64 = (64 << 10) / UNIT as u64;
 /// Looks at an empty or full ring before sleeping.
 const SPINS: u32 = 40;
 
+/// How long closing waits for producers.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -142,8 +145,12 @@ impl<'a> Ring<'a> {
         self.filled().items >= self.word(BOUND).load(Relaxed)
     }
 
+    /// With the lock for putting held: whoever sees the queue closed and empty then knows that no item is on its way. A producer that is stopped with the lock
+    /// held (by a signal) is not waited for beyond a second.
     pub(super) fn close(&self) {
+        let held = Held::take_whole(self.lock(PUT_LOCK), Some(CLOSE_LIMIT));
         self.word(CLOSED).store(1, Release);
+        drop(held);
         [ARRIVED, ROOM].into_iter().for_each(|bell| self.bell(bell).ring());
     }
 
@@ -215,7 +222,7 @@ impl<'a> Ring<'a> {
         loop {
             let held =
                 Held::take_whole(self.lock(GET_LOCK), waiting.limit()).ok_or(GetError::Empty)?;
-            // what was put in before the queue was closed is there when it is seen to be closed
+            // first this: what was put in before the queue was closed is there when it is seen to be closed
             let is_closed = self.is_closed();
             let popped = self.pop(bytes);
             drop(held);
