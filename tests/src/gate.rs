@@ -56,7 +56,13 @@ impl Gate {
     /// The process ids of the tasks that have arrived so far, in their order.
     #[must_use]
     pub fn arrived(&self) -> Vec<u32> {
-        let text = fs::read_to_string(self.directory.path().join("arrived")).unwrap_or_default();
+        Gate::arrived_at(&self.path())
+    }
+
+    /// The same, for a gate that is somebody else's.
+    #[must_use]
+    pub fn arrived_at(path: &str) -> Vec<u32> {
+        let text = fs::read_to_string(Path::new(path).join("arrived")).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()
     }
 

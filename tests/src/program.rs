@@ -33,6 +33,13 @@ impl Program {
         self
     }
 
+    /// Runs it as another user, which only root can.
+    #[must_use]
+    pub fn user(mut self, id: u32) -> Program {
+        std::os::unix::process::CommandExt::uid(&mut self.command, id);
+        self
+    }
+
     /// Starts it.
     #[must_use]
     pub fn start(mut self) -> Running {

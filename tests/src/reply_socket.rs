@@ -23,8 +23,12 @@ fn borrow(fd: RawFd) -> BorrowedFd<'static> {
 }
 
 /// In a worker: writes bytes where only the library should write; `false` when the other side is gone.
-pub fn write(mut bytes: &[u8]) -> bool {
-    let socket = find();
+pub fn write(bytes: &[u8]) -> bool {
+    write_to(find(), bytes)
+}
+
+/// Writes bytes to a socket; `false` when the other side is gone.
+pub fn write_to(socket: RawFd, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match send(socket, bytes, MsgFlags::MSG_NOSIGNAL) {
             Ok(sent) => bytes = &bytes[sent..],
@@ -54,4 +58,44 @@ pub fn when_sending(act: impl FnOnce() + Send + 'static) {
         }
         act();
     });
+}
+
+/// The version of the protocol that the library speaks.
+#[must_use]
+pub fn protocol_version() -> u32 {
+    let limits = include_str!("../../pool-core/src/limits.rs");
+    let (_, rest) = limits.split_once("PROTOCOL_VERSION: u32 = ").expect("it is a constant");
+    rest.split(';').next().and_then(|number| number.parse().ok()).expect("of a number")
+}
+
+/// Kinds of frames, see pool-core/src/wire/from_worker.rs.
+pub mod kind {
+    #![allow(missing_docs, reason = "the names of pool-core")]
+    pub const HELLO: u8 = 1;
+    pub const READY: u8 = 2;
+    pub const DONE: u8 = 3;
+    pub const FAULT: u8 = 4;
+    pub const INIT_FAILED: u8 = 5;
+    pub const PIECE_TAKEN: u8 = 6;
+    pub const NOT_INITIALIZED: u8 = 7;
+    pub const BELL: u8 = 8;
+}
+
+/// A header as it goes over the wire, with a length that need not be true.
+#[must_use]
+pub fn header(kind: u8, slot: u16, generation: u32, len: u64) -> Vec<u8> {
+    let mut bytes = vec![kind, 0];
+    bytes.extend_from_slice(&slot.to_le_bytes());
+    bytes.extend_from_slice(&generation.to_le_bytes());
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&[0; 8]);
+    bytes
+}
+
+/// A whole frame.
+#[must_use]
+pub fn frame(kind: u8, slot: u16, generation: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = header(kind, slot, generation, body.len() as u64);
+    bytes.extend_from_slice(body);
+    bytes
 }

@@ -45,6 +45,7 @@ impl Victim {
     fn start<A, F, Kind>(pool: &Pool, function: F, args: A) -> Victim
     where
         F: pool_core::TaskFn<(A, RawValue<u64>), Kind, Output = ()>,
+        Kind: 'static,
         A: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
     {
         let steps = RawValue::new(0).unwrap();

@@ -20,6 +20,7 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 fn on_each<A, R, F, Kind>(pool: &Pool, workers: usize, function: F, args: &A) -> Vec<AsyncResult<R>>
 where
     F: pool_core::TaskFn<(A,), Kind, Output = R>,
+    Kind: 'static,
     A: Clone + serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
     R: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
 {

@@ -152,7 +152,8 @@ fn rule_1_the_scheduler_is_pure() {
     let allowed = ["ids", "error", "limits", "sched", "PoolError", "TaskError", "ExitCause"];
     let mut places = Vec::new();
     for source in sources(&["pool-core/src/sched"]) {
-        if source.path.ends_with("/tests.rs") {
+        let tests = ["/tests.rs", "_tests.rs", "/sim.rs", "/simulate.rs"];
+        if tests.iter().any(|name| source.path.ends_with(name)) {
             continue;
         }
         for (number, module) in modules_used(&source) {
@@ -353,4 +354,56 @@ fn the_lints_hold_for_every_package() {
     for lint in ["unsafe_code = \"deny\"", "undocumented_unsafe_blocks = \"deny\""] {
         assert!(root.contains(lint), "{lint}");
     }
+}
+
+/// The functions of all tests, as `file::function`; those of the command are all in `cli`.
+fn test_names() -> Vec<String> {
+    let mut names = Vec::new();
+    for source in sources(&["tests/tests", "pool-cli/tests", "pool-core/src"]) {
+        let file = if source.path.starts_with("pool-cli/") {
+            "cli".to_owned()
+        } else if let Some(module) = source.path.strip_prefix("pool-core/src/") {
+            let module = module.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+            if module.ends_with("tests") { module } else { format!("{module}::tests") }
+        } else {
+            source.path["tests/tests/".len()..].trim_end_matches(".rs").to_owned()
+        };
+        let lines: Vec<&str> = source.text.lines().map(str::trim).collect();
+        for (number, line) in lines.iter().enumerate() {
+            let is_test = (1..4).any(|back| number >= back && lines[number - back] == "#[test]");
+            if let Some(rest) = line.strip_prefix("fn ").filter(|_| is_test) {
+                names.push(format!("{file}::{}", rest.split('(').next().unwrap()));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn the_page_on_reliability_names_tests_that_exist() {
+    let known = test_names();
+    let mut wrong = Vec::new();
+    let mut rows = Vec::new();
+    for page in ["reliability.md", "security.md"] {
+        let text = fs::read_to_string(workspace().join("docs").join(page)).unwrap();
+        // what stands between backticks and has the form of a test
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let is_name = |part: &str| {
+                !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            };
+            if quoted.contains("::")
+                && quoted.split("::").all(is_name)
+                && !known.iter().any(|test| test == quoted)
+            {
+                wrong.push(format!("{page}: there is no test {quoted}"));
+            }
+        }
+        let cells = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+        rows.extend(cells.map(str::to_owned));
+    }
+    let expected = (1..=80).map(|row| row.to_string()).chain((1..=10).map(|row| format!("H{row}")));
+    wrong.extend(
+        expected.filter(|row| !rows.contains(row)).map(|row| format!("row {row} is missing")),
+    );
+    assert_none("docs", wrong);
 }

@@ -6,3 +6,4 @@ mod check;
 mod run;
 mod signals;
 mod support;
+mod terminal;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, pthread_sigmask};
 use nix::unistd::Pid;
 
 /// The number of SIGKILL.
@@ -39,10 +39,30 @@ pub(crate) fn send_to_group(leader: u32, signal: GroupSignal) -> io::Result<()> 
     Ok(())
 }
 
+/// Like [`send_to_group`], and to `leader` itself if it has left its group.
+pub(crate) fn send_to_child(leader: u32, signal: GroupSignal) -> io::Result<()> {
+    let sent = send_to_group(leader, signal);
+    let pid = Pid::from_raw(i32::try_from(leader).map_err(io::Error::other)?);
+    if pid.as_raw() <= 1 || nix::unistd::getpgid(Some(pid)) == Ok(pid) {
+        return sent;
+    }
+    match signal {
+        GroupSignal::Terminate => {
+            kill(pid, Signal::SIGTERM)?;
+            kill(pid, Signal::SIGCONT)?;
+        }
+        GroupSignal::Kill => kill(pid, Signal::SIGKILL)?,
+    }
+    Ok(())
+}
+
 /// Gives the signals by which a process is asked to end, and SIGCHLD, their default meaning again if this process has inherited
-/// that they are ignored: a worker must be stoppable, and a task must be able to wait for what it starts.
+/// that they are ignored or blocked: a worker must be stoppable, and a task must be able to wait for what it starts.
 pub(crate) fn restore_defaults() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGCHLD] {
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGCHLD];
+    // can't fail with these numbers
+    let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from_iter(signals)), None);
+    for signal in signals {
         // SAFETY: the default action runs no code of this process; called first thing in a fresh worker, which has no handlers.
         let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
     }

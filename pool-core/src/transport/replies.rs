@@ -39,6 +39,11 @@ impl ReplyReader {
         ReplyReader { partial: Vec::new(), large: None, lane, lane_read: 0, max_result }
     }
 
+    /// Bytes of a frame that has not arrived whole.
+    pub(crate) fn incomplete(&self) -> usize {
+        self.partial.len() + self.large.as_ref().map_or(0, |(_, body)| body.len())
+    }
+
     /// Reads what is there on both ways. The lane is read to its end, so that the next reply rings the bell.
     pub(crate) fn read(
         &mut self,
@@ -176,7 +181,7 @@ mod tests {
     }
 
     fn reader() -> ReplyReader {
-        let (page, _fd) = crate::transport::status::StatusPage::create().unwrap();
+        let (page, _fd) = crate::transport::block::WorkerBlock::create().unwrap();
         ReplyReader::new(page.lane(), 1 << 40)
     }
 

@@ -6,6 +6,7 @@
 //! | big task | slot u16, generation u32, callee i64, length u64; the input follows in pieces |
 //! | piece | half of the shared area u8, length u32 |
 //! | initializer | callee i64, length u32, input |
+//! | finalizer | callee i64, length u32, input |
 //! | attached | number u32 of descriptors that travel with the next task, big task or initializer |
 //! | stop | nothing |
 
@@ -23,6 +24,8 @@ pub(crate) enum ToWorker<'a> {
     Piece { half: u8, len: u32 },
     /// Run this once before the first task.
     Initialize { callee: Callee, input: &'a [u8] },
+    /// Run this after the last task, and tell its result.
+    Finalize { callee: Callee, input: &'a [u8] },
     /// So many descriptors, sent before, belong to the next record.
     Attached { count: u32 },
     /// Leave when everything before this is done.
@@ -34,7 +37,8 @@ const BIG_TASK: u8 = 2;
 const PIECE: u8 = 3;
 const INITIALIZE: u8 = 4;
 const STOP: u8 = 5;
-const ATTACHED: u8 = 6;
+const FINALIZE: u8 = 6;
+const ATTACHED: u8 = 7;
 
 /// Appends a record to a message.
 pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
@@ -58,6 +62,11 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
         }
         ToWorker::Initialize { callee, input } => {
             out.push(INITIALIZE);
+            out.extend_from_slice(&callee.0.to_le_bytes());
+            push_bytes(input, out);
+        }
+        ToWorker::Finalize { callee, input } => {
+            out.push(FINALIZE);
             out.extend_from_slice(&callee.0.to_le_bytes());
             push_bytes(input, out);
         }
@@ -105,6 +114,10 @@ impl<'a> Iterator for Records<'a> {
                 let callee = take_callee(&mut rest)?;
                 ToWorker::Initialize { callee, input: take_bytes(&mut rest)? }
             }
+            FINALIZE => {
+                let callee = take_callee(&mut rest)?;
+                ToWorker::Finalize { callee, input: take_bytes(&mut rest)? }
+            }
             ATTACHED => ToWorker::Attached { count: u32::from_le_bytes(take(&mut rest)?) },
             STOP => ToWorker::Stop,
             _ => return None,
@@ -149,6 +162,7 @@ mod tests {
             ToWorker::Task { lease: LEASE, callee: Callee(-300), input: b"abc" },
             ToWorker::BigTask { lease: LEASE, callee: Callee::BY_NAME, len: 1 << 40 },
             ToWorker::Piece { half: 1, len: 9 },
+            ToWorker::Finalize { callee: Callee(5), input: b"" },
             ToWorker::Stop,
         ]
     }
@@ -161,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_looks_like_this() {
+    fn version_2_looks_like_this() {
         let mut bytes = Vec::new();
         push(&ToWorker::Task { lease: LEASE, callee: Callee(-2), input: b"ab" }, &mut bytes);
         let expected = [

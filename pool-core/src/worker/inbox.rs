@@ -3,14 +3,18 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use super::context;
 use super::outbox::{Next, Outbox};
+use super::printed::Capture;
 use crate::attach;
 use crate::ids::Lease;
 use crate::sys::clock;
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
+use crate::trace;
 use crate::transport::attachments;
+use crate::transport::block::WorkerBlock;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
@@ -20,7 +24,9 @@ use crate::wire::to_worker::{Records, ToWorker};
 #[derive(Debug)]
 pub(super) struct Inbox {
     tasks: TaskReceiver,
+    block: WorkerBlock,
     page: StatusPage,
+    printed: Capture,
     incoming: Option<Incoming>,
     /// Descriptors that were received and belong to later records.
     kept: Vec<Option<OwnedFd>>,
@@ -58,8 +64,9 @@ impl From<io::Error> for End {
 }
 
 impl Inbox {
-    pub(super) fn new(tasks: TaskReceiver, page: StatusPage) -> Inbox {
-        Inbox { tasks, page, incoming: None, kept: Vec::new(), attached: Vec::new() }
+    pub(super) fn new(tasks: TaskReceiver, block: WorkerBlock, printed: Capture) -> Inbox {
+        let (kept, attached) = (Vec::new(), Vec::new());
+        Inbox { tasks, page: block.status(), block, printed, incoming: None, kept, attached }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -107,6 +114,14 @@ impl Inbox {
                 attach::hand_over(std::mem::take(&mut self.attached));
                 initialize(callee, input, outbox)?;
             }
+            ToWorker::Finalize { callee, input } => {
+                attach::hand_over(std::mem::take(&mut self.attached));
+                let kind = match outbox.capture(|out| callee.entry()(input, out)) {
+                    Kind::Fault => Kind::FinalizerFailed,
+                    _ => Kind::Finalized,
+                };
+                outbox.end_by_socket(Header::new(kind))?;
+            }
             ToWorker::Stop => {
                 outbox.tell()?;
                 return Err(End::Stop);
@@ -124,7 +139,7 @@ impl Inbox {
     ) -> Result<(), End> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         if let Some(input) = &mut incoming.input {
-            self.page.take_piece(half, len, input);
+            self.block.take_piece(half, len, input);
         }
         incoming.arrived += u64::from(len);
         outbox.send(Header::new(Kind::PieceTaken), |_| Ok(()))?;
@@ -155,13 +170,19 @@ impl Inbox {
             attach::hand_over(Vec::new());
             return Ok(());
         }
-        let kind = outbox.capture(function);
+        context::set_current(Some(lease));
+        let kind = trace::in_task(|| outbox.capture(function));
+        context::set_current(None);
         let now = clock::now_ns();
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             return Err(End::Condemned);
         }
-        outbox.end(Header { lease, elapsed_ns: now - started, ..Header::new(kind) }, now, next)?;
+        let header = Header { lease, elapsed_ns: now - started, ..Header::new(kind) };
+        match self.printed.take() {
+            None => outbox.end(header, now, next)?,
+            Some(output) => outbox.end_with(header, &output)?,
+        }
         Ok(())
     }
 }

@@ -1,0 +1,135 @@
+//! The books: how many tasks ended how, what was wrong, and how long it took from a kill to the outcome.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pool_core::TaskError;
+use serde_json::{Value, json};
+
+use crate::ledger::Ledger;
+
+/// No handle of the soak takes as long as this, unless it hangs.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+/// See the module's documentation.
+#[derive(Default)]
+pub(crate) struct Account {
+    submitted: AtomicU64,
+    outcomes: Mutex<BTreeMap<&'static str, u64>>,
+    /// Tasks with retries, and how many times each may be started.
+    allowed: Mutex<BTreeMap<u64, u32>>,
+    /// Tasks that have answered.
+    answered: AtomicU64,
+    bytes: AtomicU64,
+    latencies_ns: Mutex<Vec<u64>>,
+    violations: Mutex<Vec<String>>,
+}
+
+impl Account {
+    pub(crate) fn new() -> Account {
+        Account::default()
+    }
+
+    pub(crate) fn submitted(&self, count: u64) {
+        self.submitted.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self, count: u64) {
+        self.bytes.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn may_start(&self, number: u64, times: u32) {
+        self.allowed.lock().unwrap().insert(number, times);
+    }
+
+    pub(crate) fn outcome<T>(&self, outcome: &Result<T, TaskError>) {
+        let kind = match outcome {
+            Ok(_) => "ok",
+            Err(TaskError::Failed(_)) => "failed",
+            Err(TaskError::Panicked { .. }) => "panicked",
+            Err(TaskError::WorkerLost { .. }) => "lost",
+            Err(TaskError::TimedOut) => "timed_out",
+            Err(TaskError::Cancelled) => "cancelled",
+            Err(TaskError::Terminated) => "terminated",
+            Err(TaskError::Encode(_)) => "encode",
+            Err(TaskError::Decode(_)) => "decode",
+            Err(TaskError::TooLarge { .. }) => "too_large",
+            Err(TaskError::PoolBroken(_)) => "broken",
+            Err(_) => "other",
+        };
+        *self.outcomes.lock().unwrap().entry(kind).or_default() += 1;
+        if let Err(error @ (TaskError::PoolBroken(_) | TaskError::InitFailed(_))) = outcome {
+            self.violation(format!("the pool broke: {error}"));
+        }
+    }
+
+    pub(crate) fn answered(&self, number: u64, ledger: &Ledger) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        if ledger.starts(number) == 0 {
+            self.violation(format!("task {number} has answered and never run"));
+        }
+    }
+
+    pub(crate) fn latency(&self, ns: u64) {
+        self.latencies_ns.lock().unwrap().push(ns);
+        if ns > 5_000_000_000 {
+            self.violation(format!("{} ms from a kill to its outcome", ns / 1_000_000));
+        }
+    }
+
+    pub(crate) fn violation(&self, what: String) {
+        eprintln!("VIOLATION: {what}");
+        self.violations.lock().unwrap().push(what);
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap().clone()
+    }
+
+    /// What must add up at the end.
+    pub(crate) fn balance(&self, ledger: &Ledger) {
+        let settled: u64 = self.outcomes.lock().unwrap().values().sum();
+        let submitted = self.submitted.load(Ordering::Relaxed);
+        if settled != submitted {
+            self.violation(format!("{submitted} were submitted, {settled} have an outcome"));
+        }
+        let allowed = self.allowed.lock().unwrap();
+        let mut wrong = Vec::new();
+        for number in 0..ledger.numbers() {
+            let starts = ledger.starts(number);
+            if starts > 1 && starts > allowed.get(&number).copied().unwrap_or(1) {
+                wrong.push((number, starts));
+            }
+        }
+        drop(allowed);
+        if !wrong.is_empty() {
+            wrong.truncate(20);
+            self.violation(format!("started too often (task, starts): {wrong:?}"));
+        }
+    }
+
+    pub(crate) fn report(&self) -> Value {
+        json!({
+            "submitted": self.submitted.load(Ordering::Relaxed),
+            "outcomes": *self.outcomes.lock().unwrap(),
+            "answers_checked": self.answered.load(Ordering::Relaxed),
+            "megabytes_both_ways": self.bytes.load(Ordering::Relaxed) >> 20,
+        })
+    }
+
+    pub(crate) fn latencies(&self) -> Value {
+        percentiles(&mut self.latencies_ns.lock().unwrap().clone())
+    }
+}
+
+/// In milliseconds.
+pub(crate) fn percentiles(times_ns: &mut [u64]) -> Value {
+    times_ns.sort_unstable();
+    let at = |share: f64| {
+        let index = ((times_ns.len() as f64 * share) as usize).min(times_ns.len().max(1) - 1);
+        times_ns.get(index).map(|&ns| (ns / 10_000) as f64 / 100.0)
+    };
+    json!({ "count": times_ns.len(), "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0) })
+}
