@@ -25,6 +25,11 @@ FULL = {
     "terminate": (10, 10, 1),
     "idle_memory": (10, 10, 1),
     "program_500": (500, 500, 0.4),
+    "lock": (10_000_000, 1_000_000, 1),
+    "lock_contended": (1_000_000, 100_000, 1),
+    "queue": (1_000_000, 100_000, 1),
+    "array_fill": (1_000_000, 100_000, 1),
+    "pass_gigabyte": (100, 100, 0.4),
 }
 SMOKE = {
     "apply_async": (10_000, 1_000, 1),
@@ -35,6 +40,11 @@ SMOKE = {
     "terminate": (10, 10, 1),
     "idle_memory": (4, 4, 1),
     "program_500": (110, 110, 1),
+    "lock": (10_000, 10_000, 1),
+    "lock_contended": (10_000, 1_000, 1),
+    "queue": (10_000, 1_000, 1),
+    "array_fill": (10_000, 1_000, 1),
+    "pass_gigabyte": (3, 3, 1),
 }
 
 # (measurement, key, label, unit, digits, which is better)
@@ -50,6 +60,11 @@ ROWS = [
     ("idle_memory", "kib", "idle worker, proportional set size", "KiB", 0, "less"),
     ("program_500", "s", "500 tasks of 0.5 s, 10 workers, stop at number 100 (ideal 5.5)", "s", 3, "less"),
     ("program_500", "stop_ms", "the same: terminate and join", "ms", 1, "less"),
+    ("lock", "ns", "Lock, taken and let go, nobody else wants it", "ns", 1, "less"),
+    ("lock_contended", "per_s", "Lock, two processes want it all the time", "times/s", 0, "more"),
+    ("queue", "per_s", "Queue of small items, one process puts, another one gets", "items/s", 0, "more"),
+    ("array_fill", "per_s", "Array, two processes set elements, each under its lock", "elements/s", 0, "more"),
+    ("pass_gigabyte", "us", "a task that gets a block of 1 GiB (CPython: that has it from its start)", "µs", 1, "less"),
 ]
 
 

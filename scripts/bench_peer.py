@@ -121,6 +121,97 @@ def program_500(tasks):
     return {"s": now - begun, "stop_ms": (now - stopping) * 1e3}
 
 
+def lock(times):
+    lock = multiprocessing.Lock()
+
+    def run(times):
+        begun = time.perf_counter()
+        for _ in range(times):
+            with lock:
+                pass
+        return time.perf_counter() - begun
+    run(times // 10)
+    return {"ns": run(times) * 1e9 / times}
+
+
+def take_turns(lock, go, times):
+    go.wait()
+    for _ in range(times):
+        with lock:
+            pass
+
+
+def lock_contended(times):
+    lock, go = multiprocessing.Lock(), multiprocessing.Event()
+    children = [multiprocessing.Process(target=take_turns, args=(lock, go, times // 2)) for _ in range(2)]
+    for child in children:
+        child.start()
+    begun = time.perf_counter()
+    go.set()
+    for child in children:
+        child.join()
+    return {"per_s": times / (time.perf_counter() - begun)}
+
+
+def fill_queue(queue, go, times):
+    go.wait()
+    for x in range(times):
+        queue.put(x)
+
+
+def queue(items):
+    queue, go = multiprocessing.Queue(10_000), multiprocessing.Event()
+    producer = multiprocessing.Process(target=fill_queue, args=(queue, go, items))
+    producer.start()
+    begun = time.perf_counter()
+    go.set()
+    for x in range(items):
+        assert queue.get() == x
+    elapsed = time.perf_counter() - begun
+    producer.join()
+    return {"per_s": items / elapsed}
+
+
+def double(array, start, end):
+    for i in range(start, end):
+        array[i] = 2.0 * i
+
+
+def array_fill(elements):
+    array = multiprocessing.Array("d", elements)
+    half = elements // 2
+    children = [
+        multiprocessing.Process(target=double, args=(array, start, end)) for start, end in ((0, half), (half, elements))
+    ]
+    begun = time.perf_counter()
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    elapsed = time.perf_counter() - begun
+    assert list(array) == [2.0 * i for i in range(elements)]
+    return {"per_s": elements / elapsed}
+
+
+BLOCK = None
+
+
+def first(_):
+    return BLOCK[0]
+
+
+def pass_gigabyte(times):
+    global BLOCK
+    BLOCK = multiprocessing.RawArray("B", 1 << 30)
+    BLOCK[0] = 1
+    with multiprocessing.Pool(1) as pool:
+        assert pool.apply(first, (None,)) == 1
+        begun = time.perf_counter()
+        for _ in range(times):
+            assert pool.apply(first, (None,)) == 1
+        return {"us": (time.perf_counter() - begun) * 1e6 / times}
+
+
 MEASUREMENTS = (
     apply_async,
     map,
@@ -130,6 +221,11 @@ MEASUREMENTS = (
     terminate,
     idle_memory,
     program_500,
+    lock,
+    lock_contended,
+    queue,
+    array_fill,
+    pass_gigabyte,
 )
 
 if __name__ == "__main__":

@@ -9,8 +9,15 @@
 //! | `start`, `idle_memory` | workers |
 //! | `terminate` | workers |
 //! | `program_500` | tasks, at least 101 |
+//! | `lock`, `lock_contended` | times that it is taken and let go |
+//! | `queue` | items |
+//! | `array_fill` | elements |
+//! | `pass_gigabyte` | calls |
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 #![expect(unsafe_code, reason = "processes are bound to cores, which std can't do")]
+
+#[path = "shared/mod.rs"]
+mod shared;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -66,6 +73,11 @@ fn measure(measurement: &str, size: usize) -> anyhow::Result<String> {
         "terminate" => terminate(size),
         "idle_memory" => idle_memory(size),
         "program_500" => program_500(size as u64),
+        "lock" => shared::lock(size),
+        "lock_contended" => shared::lock_contended(size),
+        "queue" => shared::queue(size),
+        "array_fill" => shared::array_fill(size),
+        "pass_gigabyte" => shared::pass_gigabyte(size),
         other => bail!("no measurement is called {other:?}"),
     }
 }

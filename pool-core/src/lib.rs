@@ -137,6 +137,38 @@
 //! # }
 //! ```
 //!
+//! # Shared state
+//!
+//! Arguments are copied to a worker and results back. What parent and workers are to have in common is a shared object, passed like any other argument:
+//!
+//! | | |
+//! |---|---|
+//! | memory | [`SharedBytes`], a block that all read; [`Array`] and [`Value`] with a lock, [`RawArray`] and [`RawValue`] without |
+//! | locks and their kin | [`Lock`], [`RLock`], [`Semaphore`], [`BoundedSemaphore`], [`Condition`], [`Event`], [`Barrier`] |
+//! | messages | [`Queue`], many to many; [`Pipe`], two ends |
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! # let pool = pool_core::Pool::new(2)?;
+//! use pool_core::{Poisoned, Value};
+//!
+//! let counter = Value::new(0_u64)?;
+//! let count = |counter: Value<u64>| {
+//!     *counter.lock().unwrap_or_else(Poisoned::into_inner) += 1;
+//! };
+//! pool.map(count, vec![counter.clone(); 100])?;
+//! assert_eq!(counter.get(), 100);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Objects have no names, so nothing is left of them: the memory is freed with the last process that has it. They may be made anywhere, and go to workers, to workers of
+//! workers, and through pipes. A task's result may be an object that came with its arguments, but not one that was made in the worker: the parent takes no descriptors from
+//! workers, except through a [`Pipe`].
+//!
+//! A process that is killed at any instruction blocks nobody: the next one gets its lock, [and is told](Poisoned), within some milliseconds.
+//!
 //! # Stopping
 //!
 //! [`close`](Pool::close) and [`join`](Pool::join) let everything finish; [`terminate`](Pool::terminate) stops now; dropping the pool terminates it. If
@@ -147,6 +179,7 @@
 //! Linux only. Workers isolate faults; they run as the same user and are no security boundary. Memory is bounded by
 //! [`max_pending`](PoolBuilder::max_pending), by what results the user keeps, and by what workers send.
 
+mod attach;
 mod backend;
 mod boot;
 mod codec;
@@ -161,8 +194,11 @@ mod output;
 mod pool;
 mod primitives;
 mod process;
+mod queue;
 mod sched;
+mod shm;
 mod slot;
+mod sync;
 mod sys;
 mod task;
 mod thread;
@@ -191,6 +227,15 @@ pub use pool::{
 pub use process::{
     ChildProcess, CurrentProcess, ParentProcess, Process, ProcessBuilder, ProcessError,
     active_children, current_process, parent_process,
+};
+pub use queue::{GetError, Pipe, PutError, Queue, RecvError, SendError, TooManyDone};
+pub use shm::{
+    Array, ArrayGuard, RawArray, RawValue, SharedBytes, SharedInteger, Value, ValueGuard,
+};
+pub use sync::{
+    Barrier, BoundedSemaphore, BrokenBarrier, Condition, Event, Lock, LockGuard, LockResult,
+    OverRelease, Permit, Poisoned, RLock, RLockGuard, Recover, Relock, Semaphore, TryLockError,
+    TryLockResult,
 };
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};

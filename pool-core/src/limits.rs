@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 3;
+pub(crate) const PROTOCOL_VERSION: u32 = 4;
 
 /// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
 pub(crate) const BOOT_BYTES: usize = 2048;
@@ -26,6 +26,24 @@ pub(crate) const INLINE_BYTES: usize = 64 << 10;
 
 /// Size of one half of the shared-memory area for big arguments: one half is read while the other is filled.
 pub(crate) const PIECE_BYTES: usize = 512 << 10;
+
+/// Shared objects that may travel with one task: each takes a descriptor in the worker, and a process seldom has more than 1024.
+pub(crate) const MAX_ATTACHMENTS: usize = 1000;
+
+/// What a descriptor counts in the size of a message: some 50 may be on their way to a worker at a time, because the kernel limits those of a user
+/// that are under way to the number that a process may have open.
+pub(crate) const ATTACHMENT_BYTES: u64 = 2 << 10;
+
+/// First and longest time that a wait for another process sleeps before it looks whether that process is still there. The first is short, so that the
+/// lock of a process that was killed is had soon; the longest costs a process that waits for hours some 20 looks per second, of some 10 µs each.
+pub(crate) const FIRST_SLICE: Duration = Duration::from_millis(1);
+pub(crate) const LONGEST_SLICE: Duration = Duration::from_millis(50);
+
+/// Address space for the encoded items of a queue, unless it was created with another size. Memory is taken as it is used.
+pub(crate) const QUEUE_BYTES: usize = 64 << 20;
+
+/// Messages above this size go through a pipe as an anonymous file: a socket takes some 200 KiB at a time.
+pub(crate) const PACKET_BYTES: usize = 64 << 10;
 
 /// Work that a busy worker is given ahead, by the observed duration of its tasks: enough to hide a wake-up of some
 /// 50 microseconds, too little to matter when the tasks turn out longer than expected.

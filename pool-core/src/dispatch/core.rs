@@ -12,13 +12,14 @@ use super::courier::Courier;
 use super::observer::Observer;
 use super::time_limits::TimeLimits;
 use super::timings::{Times, Timings};
+use crate::attach::Attachments;
 use crate::backend::Link;
 use crate::backend::process::link::ProcessLink;
 use crate::backend::process::tagging::Tagger;
 use crate::error::{SubmitError, TaskError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
-use crate::limits::INLINE_BYTES;
+use crate::limits::{ATTACHMENT_BYTES, INLINE_BYTES};
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
@@ -110,6 +111,7 @@ pub(crate) struct Request {
     pub(crate) callee: Callee,
     pub(crate) name: Cow<'static, str>,
     pub(crate) payload: Payload,
+    pub(crate) attachments: Attachments,
     pub(crate) items: u32,
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
@@ -129,6 +131,8 @@ pub(super) struct Body {
     pub(super) name: Cow<'static, str>,
     pub(super) callee: Callee,
     pub(super) payload: Payload,
+    /// Kept until the task is settled: it may be sent again.
+    pub(super) attachments: Attachments,
     pub(super) limits: TimeLimits,
     pub(super) submitted_ns: u64,
     pub(super) finish: Option<Finish>,
@@ -157,6 +161,8 @@ pub(crate) struct Effects {
     pub(super) courier: Option<Arc<Courier>>,
     /// Arguments that nobody needs any more: freeing them takes time.
     pub(super) garbage: Vec<Payload>,
+    /// Shared objects that may have lost their last user here: unmapping takes time too.
+    pub(super) released: Vec<Attachments>,
     /// Results of tasks that were settled before.
     pub(super) unwanted: Vec<Outcome>,
     /// The pool has stopped: what is left of the output is to be written.
@@ -315,7 +321,8 @@ impl Core {
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let spec = Spec {
             function,
-            size: request.payload.len() as u64,
+            size: request.payload.len() as u64
+                + request.attachments.objects().len() as u64 * ATTACHMENT_BYTES,
             items: request.items,
             retries: request.retries,
             priority: request.priority,
@@ -330,6 +337,7 @@ impl Core {
             name: request.name,
             callee: request.callee,
             payload: request.payload,
+            attachments: request.attachments,
             limits,
             submitted_ns: now,
             finish: request.finish,

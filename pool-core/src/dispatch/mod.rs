@@ -38,7 +38,7 @@ use crate::task::job::Outcome;
 use crate::trace;
 pub(crate) use courier::Courier;
 use observer::Observer;
-pub(crate) use settings::{EventHook, Settings, Workers};
+pub(crate) use settings::{EventHook, Hook, Settings, Workers};
 pub use timings::Times;
 
 /// A pool, as its handles, its threads and its user share it.

@@ -88,10 +88,11 @@ impl Core {
         }
         match (link, &body.payload) {
             (Link::Process(link), Payload::Inline(input)) => {
-                link.push_task(lease, body.callee, input);
+                link.push_task(lease, body.callee, input, &body.attachments);
             }
             (Link::Process(link), Payload::Big(input)) => {
-                link.push_big_task(lease, body.callee, Arc::clone(input));
+                let attachments = &body.attachments;
+                link.push_big_task(lease, body.callee, Arc::clone(input), attachments);
             }
             (Link::Thread(link), Payload::Direct(job)) => link.push_task(lease, Arc::clone(job)),
             (Link::Process(_), Payload::Direct(_)) | (Link::Thread(_), _) => {
@@ -123,7 +124,8 @@ impl Core {
         let settings = Arc::clone(&self.settings);
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
-                if let Some((callee, input)) = &settings.finalizer {
+                if let Some((callee, input, attachments)) = &settings.finalizer {
+                    link.push_attachments(attachments);
                     link.push(&ToWorker::Finalize { callee: *callee, input });
                     link.finalizing = true;
                 }
@@ -199,6 +201,7 @@ impl Core {
             let outcome = Err(TaskError::PoolBroken(reason.clone()));
             effects.settle(body.slot, outcome, body.finish, &self.courier);
             effects.garbage.push(body.payload);
+            effects.released.push(body.attachments);
         }
         self.limited = 0;
     }
@@ -236,6 +239,9 @@ impl Core {
         }
         effects.settle(body.slot, outcome, body.finish, &self.courier);
         effects.garbage.push(body.payload);
+        if !body.attachments.is_empty() {
+            effects.released.push(body.attachments);
+        }
     }
 
     /// The scheduler has forgotten the worker already; its link has not.

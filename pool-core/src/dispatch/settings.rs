@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::observer::OnEvent;
+use crate::attach::Attachments;
 use crate::backend::process::spawner::{Recipe, StartMethod};
 use crate::sched;
 use crate::task::callee::Callee;
 use crate::trace;
+
+/// A function that each worker calls, its encoded arguments, and what travels with them.
+pub(crate) type Hook = (Callee, Vec<u8>, Attachments);
 
 /// What a pool does not change after it was built.
 #[derive(Debug)]
@@ -29,10 +33,8 @@ pub(crate) struct Settings {
     pub(crate) retries: u32,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
-    /// The initializer and its encoded arguments.
-    pub(crate) initializer: Option<(Callee, Vec<u8>)>,
-    /// The finalizer and its encoded arguments.
-    pub(crate) finalizer: Option<(Callee, Vec<u8>)>,
+    pub(crate) initializer: Option<Hook>,
+    pub(crate) finalizer: Option<Hook>,
     pub(crate) on_event: EventHook,
     pub(crate) start_method: StartMethod,
     /// What the fork server calls before it forks, with its encoded arguments.

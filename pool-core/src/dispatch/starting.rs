@@ -114,7 +114,10 @@ impl Shared {
             return Err(format!("could not be watched: {error}"));
         }
         match &self.settings.initializer {
-            Some((callee, input)) => link.push(&ToWorker::Initialize { callee: *callee, input }),
+            Some((callee, input, attachments)) => {
+                link.push_attachments(attachments);
+                link.push(&ToWorker::Initialize { callee: *callee, input });
+            }
             None => link.push(&ToWorker::Initialize { callee: Callee::BY_NAME, input: &[] }),
         }
         let condemned = |w: &sched::Worker| w.phase == WorkerPhase::Condemned;

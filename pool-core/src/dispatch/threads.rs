@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use super::core::{Core, Effects, put};
-use super::{Shared, Workers};
+use super::{Hook, Shared, Workers};
 use crate::backend::Link;
 use crate::backend::process::spawner::cpu_of;
 use crate::backend::thread::{Done, Port, ThreadLink, ToThread};
@@ -18,7 +18,6 @@ use crate::limits::TELL_NS;
 use crate::sched::Event;
 use crate::sys::clock;
 use crate::sys::process;
-use crate::task::callee::Callee;
 use crate::task::entry::Output;
 use crate::task::job::{JobCell, Value, caught};
 use crate::task::panics;
@@ -178,7 +177,7 @@ impl WorkerThread {
 }
 
 /// Calls an initializer or a finalizer.
-fn call((callee, input): &(Callee, Vec<u8>)) -> Result<Vec<u8>, TaskError> {
+fn call((callee, input, _): &Hook) -> Result<Vec<u8>, TaskError> {
     let mut bytes = Vec::new();
     let mut output = Output { bytes: &mut bytes, limit: u64::MAX };
     caught(|| callee.entry()(input, &mut output)).map_err(|fault| fault.into_error(u64::MAX))?;

@@ -25,6 +25,7 @@ pub use wait::{
 pub(crate) use waitable::{Pending, sentinel};
 pub use waitable::{Waitable, wait};
 
+use crate::attach::Attachments;
 use crate::dispatch::{Courier, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::ids::TaskKey;
@@ -67,11 +68,18 @@ pub(crate) struct TaskRef {
     slot: Arc<TaskSlot>,
     /// `None`: the pool does not know the task, or not any more.
     key: Option<TaskKey>,
+    /// Shared objects of the arguments: the result may name them.
+    _kept: Attachments,
 }
 
 impl TaskRef {
     pub(crate) fn new(shared: Arc<Shared>, slot: Arc<TaskSlot>, key: Option<TaskKey>) -> TaskRef {
-        TaskRef { shared, slot, key }
+        TaskRef { shared, slot, key, _kept: Attachments::default() }
+    }
+
+    /// Keeps these objects as long as the handle lives, but no ends of pipes: those must be closed when the task has ended.
+    pub(crate) fn keeping(self, attachments: Attachments) -> TaskRef {
+        TaskRef { _kept: attachments.only_memory(), ..self }
     }
 
     pub(crate) fn slot(&self) -> &TaskSlot {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Pool;
 use super::shareable::Shareable;
 use crate::backend::process::spawner::StartMethod;
-use crate::dispatch::EventHook;
+use crate::dispatch::{EventHook, Hook};
 use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT};
 use crate::output::Output;
 use crate::task::callee::Callee;
@@ -56,8 +56,8 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) memory_limit: Option<u64>,
     pub(super) start_timeout: Duration,
     pub(super) grace: Duration,
-    pub(super) initializer: Option<Result<(Callee, Vec<u8>), String>>,
-    pub(super) finalizer: Option<Result<(Callee, Vec<u8>), String>>,
+    pub(super) initializer: Option<Result<Hook, String>>,
+    pub(super) finalizer: Option<Result<Hook, String>>,
     pub(super) shared: Option<Shareable>,
     pub(super) start_method: StartMethod,
     pub(super) preload: Option<Result<(Callee, Vec<u8>), String>>,

@@ -10,6 +10,7 @@ use super::callbacks::{self, Callback};
 use super::options::Options;
 use super::submit::{Function, MayWait, Unsubmitted};
 use super::{Imap, ImapUnordered, Pool};
+use crate::attach;
 use crate::codec;
 use crate::dispatch::Finish;
 use crate::error::{SubmitError, TaskError, TrySubmitError};
@@ -223,5 +224,6 @@ pub(super) fn decode_one<R>(value: Value, _limit: u64) -> Result<R, TaskError>
 where
     R: DeserializeOwned + 'static,
 {
-    value.open(|bytes| codec::decode_value(bytes).map_err(|error| entry::decode_error::<R>(&error)))
+    let decode = |bytes: &[u8]| attach::returned(|| codec::decode_value(bytes));
+    value.open(|bytes| decode(bytes).map_err(|error| entry::decode_error::<R>(&error)))
 }

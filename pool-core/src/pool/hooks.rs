@@ -7,23 +7,26 @@ use serde::de::DeserializeOwned;
 
 use super::PoolBuilder;
 use super::shareable::Shareable;
+use crate::attach;
 use crate::backend::process::spawner::StartMethod;
 use crate::codec;
-use crate::dispatch::EventHook;
+use crate::dispatch::{EventHook, Hook};
 use crate::events::PoolEvent;
 use crate::limits::INLINE_BYTES;
 use crate::task::callee::Callee;
 use crate::task::{TaskFn, entry};
 
 /// A function of the workers' with its encoded arguments.
-fn hook<F, Args, Kind>(what: &str, args: &Args) -> Result<(Callee, Vec<u8>), String>
+fn hook<F, Args, Kind>(what: &str, args: &Args) -> Result<Hook, String>
 where
     F: TaskFn<Args, Kind>,
     Args: Serialize + DeserializeOwned + Send + 'static,
 {
     let mut bytes = Vec::new();
-    match codec::encode(args, &mut bytes, INLINE_BYTES as u64) {
-        Ok(()) => Ok((Callee::of(entry::single::<F, Args, Kind>), bytes)),
+    let (encoded, attachments) =
+        attach::collect(|| codec::encode(args, &mut bytes, INLINE_BYTES as u64));
+    match encoded {
+        Ok(()) => Ok((Callee::of(entry::single::<F, Args, Kind>), bytes, attachments)),
         Err(codec::Unencodable::Refused(text)) => {
             Err(format!("the {what}'s arguments can't be encoded: {text}"))
         }
@@ -136,7 +139,14 @@ impl<P> PoolBuilder<P> {
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        self.preload = Some(hook::<F, Args, Kind>("preload function", &args));
+        let hook = hook::<F, Args, Kind>("preload function", &args);
+        self.preload = Some(hook.and_then(|(callee, bytes, attachments)| {
+            if attachments.is_empty() {
+                Ok((callee, bytes))
+            } else {
+                Err("shared objects can't be passed to the preload function: pass them to the initializer".to_owned())
+            }
+        }));
         self
     }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Pool;
 use super::options::Options;
+use crate::attach::{self, Attachments};
 use crate::codec::{self, Unencodable};
 use crate::dispatch::{Finish, Payload, Request, Shared, TaskSlot, Workers};
 use crate::error::{Oversize, SubmitError, TaskError};
@@ -89,10 +90,14 @@ impl Pool {
         match self.shared.settings.workers {
             Workers::Processes(_) => {
                 let mut bytes = Vec::new();
-                match codec::encode_value(&args, &mut bytes, self.shared.settings.max_task) {
+                let limit = self.shared.settings.max_task;
+                let (encoded, attachments) =
+                    attach::collect(|| codec::encode_value(&args, &mut bytes, limit));
+                match encoded {
                     Ok(()) => {
                         let payload = Payload::encoded(bytes);
-                        let request = self.request(function, payload, items, options);
+                        let mut request = self.request(function, payload, items, options);
+                        request.attachments = attachments;
                         self.submit_request(request, finish, may_wait).or_else(|no| no.with(args))
                     }
                     Err(error) => self.settled(Err(self.unencodable::<T>(error)), finish, args),
@@ -122,6 +127,7 @@ impl Pool {
             callee: function.callee,
             name: options.name.clone().unwrap_or_else(|| function.name.clone()),
             payload,
+            attachments: Attachments::default(),
             items: u32::try_from(items).unwrap_or(u32::MAX),
             priority: options.priority,
             retries: options.retries.unwrap_or(settings.retries),
@@ -142,8 +148,12 @@ impl Pool {
     ) -> Result<TaskRef, NoTask> {
         let slot: Arc<TaskSlot> = Arc::clone(&request.slot);
         request.finish = finish;
+        let attachments = request.attachments.clone();
         match self.shared.submit(request, may_wait == MayWait::Yes) {
-            Ok(Some(key)) => Ok(TaskRef::new(Arc::clone(&self.shared), slot, Some(key))),
+            Ok(Some(key)) => {
+                let task = TaskRef::new(Arc::clone(&self.shared), slot, Some(key));
+                Ok(task.keeping(attachments))
+            }
             Ok(None) => Err(NoTask::Full),
             Err(error) => Err(NoTask::Refused(error)),
         }

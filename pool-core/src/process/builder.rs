@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::child::{Child, Plan};
 use super::{Process, ProcessError};
+use crate::attach;
 use crate::backend::process::spawner::{Member, Recipe, bad_variable};
 use crate::boot::Role;
 use crate::codec::{self, Unencodable};
@@ -158,7 +159,9 @@ impl ProcessBuilder {
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
         let mut bytes = Vec::new();
-        let input = codec::encode_value(&args, &mut bytes, u64::MAX >> 1).map_err(|error| {
+        let (input, attachments) =
+            attach::collect(|| codec::encode_value(&args, &mut bytes, u64::MAX >> 1));
+        let input = input.map_err(|error| {
             let reason = match error {
                 Unencodable::Refused(text) => text,
                 Unencodable::TooLarge(size) => format!("they take {size} bytes or more"),
@@ -168,7 +171,7 @@ impl ProcessBuilder {
         });
         let callee = Callee::of(entry::single::<F, Args, Kind>);
         let input = input.map(|()| Arc::new(bytes));
-        let plan = Plan { settings: self.settings, callee, input };
+        let plan = Plan { settings: self.settings, callee, input, attachments };
         Process::of(Child::new(self.name, self.daemon, type_name::<F>(), plan))
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::ProcessError;
 use super::builder::Settings;
 use super::nursery::Nursery;
+use crate::attach::Attachments;
 use crate::backend::process::spawner::Member;
 use crate::boot;
 use crate::error::{ExitCause, TaskError};
@@ -31,12 +32,19 @@ pub(super) struct Plan {
     pub(super) callee: Callee,
     /// Encoded arguments.
     pub(super) input: Result<Arc<Vec<u8>>, ProcessError>,
+    /// What travels with them.
+    pub(super) attachments: Attachments,
 }
 
 impl Plan {
     /// What is left of a plan that can't be tried again.
     pub(super) fn lost(reason: ProcessError) -> Plan {
-        Plan { settings: Settings::default(), callee: Callee::BY_NAME, input: Err(reason) }
+        Plan {
+            settings: Settings::default(),
+            callee: Callee::BY_NAME,
+            input: Err(reason),
+            attachments: Attachments::default(),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub use family::{
     ChildProcess, CurrentProcess, ParentProcess, active_children, current_process, parent_process,
 };
 
+use crate::attach;
 use crate::codec;
 use crate::error::TaskError;
 use crate::handle::{Joinable, Joining, Pending, deadline};
@@ -120,8 +121,10 @@ impl<R: Serialize + DeserializeOwned + Send + 'static> Process<R> {
     }
 
     fn of(child: Child) -> Process<R> {
-        let decode =
-            |bytes: &[u8]| codec::decode_value(bytes).map_err(|e| entry::decode_error::<R>(&e));
+        let decode = |bytes: &[u8]| {
+            attach::returned(|| codec::decode_value(bytes))
+                .map_err(|e| entry::decode_error::<R>(&e))
+        };
         Process { child: Arc::new(child), decode }
     }
 }

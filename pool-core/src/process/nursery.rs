@@ -246,7 +246,7 @@ impl Room {
             // without it, what is printed is lost
             self.tagger = Tagger::start("processes").ok();
         }
-        let task = (plan.callee, input);
+        let task = (plan.callee, input, plan.attachments.clone());
         let start = || Nursling::start(child, &recipe, timeout, task, self.tagger.as_ref());
         let started = catch_unwind(AssertUnwindSafe(start))
             .unwrap_or_else(|_| Err(std::io::Error::other("starting it panicked")))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::ProcessError;
 use super::child::{Child, Outcome};
+use crate::attach::Attachments;
 use crate::backend::process::exit::judge;
 use crate::backend::process::link::{ProcessLink, Stage};
 use crate::backend::process::spawner::Recipe;
@@ -58,7 +59,7 @@ impl Nursling {
         child: Arc<Child>,
         recipe: &Recipe,
         start_timeout: Duration,
-        (callee, input): (Callee, Arc<Vec<u8>>),
+        (callee, input, attachments): (Callee, Arc<Vec<u8>>, Attachments),
         tagger: Option<&Tagger>,
     ) -> io::Result<Nursling> {
         let started = recipe.start(0)?;
@@ -81,9 +82,9 @@ impl Nursling {
         };
         nursling.link.page.announce(LEASE, TaskId(u64::from(nursling.child.number)));
         if input.len() > INLINE_BYTES {
-            nursling.link.push_big_task(LEASE, callee, input);
+            nursling.link.push_big_task(LEASE, callee, input, &attachments);
         } else {
-            nursling.link.push_task(LEASE, callee, &input);
+            nursling.link.push_task(LEASE, callee, &input, &attachments);
         }
         if nursling.dismiss_and_flush() {
             Ok(nursling)

@@ -1,4 +1,4 @@
-//! Anonymous shared memory: created by the parent, sealed in size, mapped by both sides, gone with the last of them.
+//! Anonymous shared memory: sealed in size, mapped by several processes, gone with the last of them.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -24,25 +24,82 @@ unsafe impl Send for SharedBlock {}
 // SAFETY: as above.
 unsafe impl Sync for SharedBlock {}
 
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// An anonymous file that can be sealed.
+pub(crate) fn anonymous_file() -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    Ok(memfd_create(c"pool-core", flags)?)
+}
+
+/// Nobody can change the size any more, nor these seals; and nobody can change the content, if `content`.
+pub(crate) fn seal(fd: BorrowedFd<'_>, content: bool) -> io::Result<()> {
+    let mut seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    if content {
+        seals |= SealFlag::F_SEAL_WRITE;
+    }
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
+}
+
+/// Fails unless the file has exactly this size for ever, and, if `content`, this content. Then touching a mapping of it can't raise SIGBUS.
+pub(crate) fn check_sealed(fd: BorrowedFd<'_>, len: usize, content: bool) -> io::Result<()> {
+    let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+    let mut wanted = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    if content {
+        wanted |= SealFlag::F_SEAL_WRITE;
+    }
+    let size = nix::sys::stat::fstat(fd)?.st_size;
+    if seals.contains(wanted) && u64::try_from(size).is_ok_and(|size| size == len as u64) {
+        Ok(())
+    } else {
+        Err(io::Error::other("the descriptor is no sealed memory of the expected size"))
+    }
+}
+
 impl SharedBlock {
     /// Creates a zeroed block whose size nobody can change, and the descriptor by which another process maps it.
     pub(crate) fn create(len: usize) -> io::Result<(SharedBlock, OwnedFd)> {
-        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let fd = memfd_create(c"pool-core", flags)?;
+        let fd = anonymous_file()?;
         nix::unistd::ftruncate(&fd, i64::try_from(len).map_err(io::Error::other)?)?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        seal(fd.as_fd(), false)?;
         Ok((SharedBlock::map(fd.as_fd(), len)?, fd))
     }
 
-    /// Maps a block that the parent has created with this length.
+    /// Maps a block that was created with this length.
     pub(crate) fn map(fd: BorrowedFd<'_>, len: usize) -> io::Result<SharedBlock> {
+        SharedBlock::map_for(fd, len, Access::Write)
+    }
+
+    /// Maps the first `len` bytes of a file, which must not be 0.
+    pub(crate) fn map_for(
+        fd: BorrowedFd<'_>,
+        len: usize,
+        access: Access,
+    ) -> io::Result<SharedBlock> {
         let size = len.try_into().map_err(io::Error::other)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let protection = match access {
+            Access::Read => ProtFlags::PROT_READ,
+            Access::Write => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing; the block is sealed, so touching it can't
         // raise SIGBUS.
         let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, fd, 0) }?;
         Ok(SharedBlock { start: start.cast(), len })
+    }
+
+    /// Where the mapping starts; it stays there as long as `self` lives.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// The 64-bit word at `offset`, which must be a multiple of 8 and inside the block.

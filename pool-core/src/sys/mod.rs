@@ -6,6 +6,8 @@
 pub(crate) mod capture;
 pub(crate) mod clock;
 pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod identity;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;

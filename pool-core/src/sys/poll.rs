@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
+use std::time::Duration;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -120,6 +121,29 @@ pub(crate) fn wait_any_readable(
         Err(error) => return Err(error.into()),
     }
     Ok(fds.iter().map(|fd| fd.any() == Some(true)).collect())
+}
+
+/// What a descriptor is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    ToRead,
+    ToWrite,
+}
+
+/// Waits until the descriptor can be read or written, or its other end is gone, at most so long (a minute). Returns whether it can; a signal may end the wait
+/// early.
+pub(crate) fn wait_for(fd: BorrowedFd<'_>, ready: Ready, limit: Duration) -> io::Result<bool> {
+    let flags = match ready {
+        Ready::ToRead => PollFlags::POLLIN,
+        Ready::ToWrite => PollFlags::POLLOUT,
+    };
+    let ms = limit.as_nanos().div_ceil(1_000_000).min(60_000) as u32;
+    let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::ZERO);
+    match nix::poll::poll(&mut [PollFd::new(fd, flags)], timeout) {
+        Ok(count) => Ok(count > 0),
+        Err(nix::Error::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Waits until the stream is readable or at its end or the bell rings, at most `timeout_ns` (`None`: for ever), or a signal came. Returns whether

@@ -1,12 +1,12 @@
 //! Socket pairs: the reply stream of a worker, and the one message with descriptors that starts it.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    send, sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, setsockopt,
+    socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -33,25 +33,82 @@ pub(crate) fn send_with(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::
     )?)
 }
 
+/// Sends all of `bytes`, which must be few, with descriptors, or nothing. Never blocks.
+pub(crate) fn send_part(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
+    let rights = [ControlMessage::ScmRights(fds)];
+    let rights = if fds.is_empty() { &[][..] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)?;
+    Ok(())
+}
+
 /// Receives at most `bytes.len()` bytes and the descriptors that came with them.
 pub(crate) fn receive_with(
     fd: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 8]);
-    let mut parts = [IoSliceMut::new(bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    receive_flags(fd, bytes, MsgFlags::MSG_CMSG_CLOEXEC)
+}
+
+/// Without nix, which hides the descriptors that did arrive when others did not fit into the table of this process.
+fn receive_flags(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    /// Space for as many descriptors as the kernel passes, aligned for the header before them.
+    #[repr(C, align(8))]
+    struct Space([u8; 1024 + 64]);
+
+    let mut space = Space([0; 1024 + 64]);
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: a message without name, parts or space.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = space.0.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Space>();
+    let len = loop {
+        // SAFETY: the part and the space are as long as the message says, and live as long as the call.
+        let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags.bits()) };
+        if len >= 0 {
+            break len as usize;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    };
     let mut fds = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = control {
-            for number in numbers {
-                // SAFETY: the kernel has just made this descriptor for us.
-                fds.push(unsafe { OwnedFd::from_raw_fd(number) });
+    // SAFETY: the kernel has filled the space with whole headers, as far as the message says now; the macros walk them, and a header of this kind is followed
+    // by descriptors, which are new and nobody else's.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while let Some(control) = header.as_ref() {
+            if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let numbers = libc::CMSG_DATA(header).cast::<RawFd>();
+                let length = control.cmsg_len - libc::CMSG_LEN(0) as usize;
+                for i in 0..length / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(numbers.add(i).read_unaligned()));
+                }
             }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
-    Ok((message.bytes, fds))
+    Ok((len, fds))
+}
+
+/// A connected pair of sockets that keep the boundaries of messages, closed on exec.
+pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Receives one message without blocking: its length, and the descriptors that came with it. A length of 0 is the end.
+pub(crate) fn receive_packet(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_flags(fd, bytes, MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
 }
 
 /// Writes all of `bytes`, blocking. A peer that is gone is an error, never a signal.

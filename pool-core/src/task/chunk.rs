@@ -9,6 +9,7 @@ use super::TaskFn;
 use super::callee::instance;
 use super::entry::{Fault, Output, decode_args, decode_error, failed, unencodable};
 use super::job::{Value, caught};
+use crate::attach;
 use crate::codec::{self, Unencodable};
 use crate::error::TaskError;
 
@@ -98,7 +99,7 @@ where
 {
     let items = decode_args::<F, Vec<Args>>(input)?;
     let (values, faults) = call_each(instance::<F>(), items);
-    encode(values, faults, out)
+    attach::returning(|| encode(values, faults, out))
 }
 
 /// Calls the function for each item: the values, and which items have none, counted from 0.
@@ -181,7 +182,7 @@ where
 
 fn decode_bytes<R: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<Chunk<R>, TaskError> {
     let (faults, values): (Vec<(u64, Fault)>, Vec<R>) =
-        codec::decode(bytes).map_err(|error| decode_error::<R>(&error))?;
+        attach::returned(|| codec::decode(bytes)).map_err(|error| decode_error::<R>(&error))?;
     Ok(Chunk::new(values, faults, limit))
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::callee::instance;
 use super::{TaskFn, panics};
+use crate::attach;
 use crate::codec::{self, Unencodable};
 use crate::error::{Oversize, TaskError};
 
@@ -72,7 +73,8 @@ where
 {
     let args = decode_args::<F, Args>(input)?;
     let result = instance::<F>().call(args).map_err(failed)?;
-    codec::encode_value(&result, out.bytes, out.limit).map_err(unencodable::<F::Output>)
+    let encode = || codec::encode_value(&result, out.bytes, out.limit);
+    attach::returning(encode).map_err(unencodable::<F::Output>)
 }
 
 pub(crate) fn decode_error<R>(error: &str) -> TaskError {
@@ -85,7 +87,7 @@ pub(crate) fn decode_error<R>(error: &str) -> TaskError {
 pub(super) fn decode_args<F, Args: DeserializeOwned + 'static>(
     input: &[u8],
 ) -> Result<Args, Fault> {
-    codec::decode_value(input).map_err(|error| {
+    attach::arguments(|| codec::decode_value(input)).map_err(|error| {
         Fault::Decode(format!(
             "cannot decode the arguments of type {} for {}: {error}{HINT}",
             type_name::<Args>(),

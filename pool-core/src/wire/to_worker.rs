@@ -7,6 +7,7 @@
 //! | piece | half of the shared area u8, length u32 |
 //! | initializer | callee i64, length u32, input |
 //! | finalizer | callee i64, length u32, input |
+//! | attached | number u32 of descriptors that travel with the next task, big task or initializer |
 //! | stop | nothing |
 
 use crate::ids::Lease;
@@ -25,6 +26,8 @@ pub(crate) enum ToWorker<'a> {
     Initialize { callee: Callee, input: &'a [u8] },
     /// Run this after the last task, and tell its result.
     Finalize { callee: Callee, input: &'a [u8] },
+    /// So many descriptors, sent before, belong to the next record.
+    Attached { count: u32 },
     /// Leave when everything before this is done.
     Stop,
 }
@@ -35,6 +38,7 @@ const PIECE: u8 = 3;
 const INITIALIZE: u8 = 4;
 const STOP: u8 = 5;
 const FINALIZE: u8 = 6;
+const ATTACHED: u8 = 7;
 
 /// Appends a record to a message.
 pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
@@ -65,6 +69,10 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
             out.push(FINALIZE);
             out.extend_from_slice(&callee.0.to_le_bytes());
             push_bytes(input, out);
+        }
+        ToWorker::Attached { count } => {
+            out.push(ATTACHED);
+            out.extend_from_slice(&count.to_le_bytes());
         }
         ToWorker::Stop => out.push(STOP),
     }
@@ -110,6 +118,7 @@ impl<'a> Iterator for Records<'a> {
                 let callee = take_callee(&mut rest)?;
                 ToWorker::Finalize { callee, input: take_bytes(&mut rest)? }
             }
+            ATTACHED => ToWorker::Attached { count: u32::from_le_bytes(take(&mut rest)?) },
             STOP => ToWorker::Stop,
             _ => return None,
         };
@@ -149,6 +158,7 @@ mod tests {
     fn all() -> Vec<ToWorker<'static>> {
         vec![
             ToWorker::Initialize { callee: Callee(-1), input: b"i" },
+            ToWorker::Attached { count: 300 },
             ToWorker::Task { lease: LEASE, callee: Callee(-300), input: b"abc" },
             ToWorker::BigTask { lease: LEASE, callee: Callee::BY_NAME, len: 1 << 40 },
             ToWorker::Piece { half: 1, len: 9 },

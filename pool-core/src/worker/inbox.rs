@@ -1,16 +1,19 @@
 //! The worker's loop.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::context;
 use super::outbox::{Next, Outbox};
 use super::printed::Capture;
+use crate::attach;
 use crate::ids::Lease;
 use crate::sys::clock;
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
 use crate::trace;
+use crate::transport::attachments;
 use crate::transport::block::WorkerBlock;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::TaskReceiver;
@@ -25,6 +28,10 @@ pub(super) struct Inbox {
     page: StatusPage,
     printed: Capture,
     incoming: Option<Incoming>,
+    /// Descriptors that were received and belong to later records.
+    kept: Vec<Option<OwnedFd>>,
+    /// Those of the next record.
+    attached: Vec<Option<OwnedFd>>,
 }
 
 /// A big task whose input arrives in pieces.
@@ -36,6 +43,7 @@ struct Incoming {
     arrived: u64,
     /// `None`: there is no memory for it.
     input: Option<Vec<u8>>,
+    attached: Vec<Option<OwnedFd>>,
 }
 
 /// What ends the loop.
@@ -57,7 +65,8 @@ impl From<io::Error> for End {
 
 impl Inbox {
     pub(super) fn new(tasks: TaskReceiver, block: WorkerBlock, printed: Capture) -> Inbox {
-        Inbox { tasks, page: block.status(), block, printed, incoming: None }
+        let (kept, attached) = (Vec::new(), Vec::new());
+        Inbox { tasks, page: block.status(), block, printed, incoming: None, kept, attached }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -85,18 +94,28 @@ impl Inbox {
         registry: &Registry,
     ) -> Result<(), End> {
         match record {
+            ToWorker::Attached { count } => {
+                let count = count as usize;
+                self.attached = attachments::receive(outbox.stream(), &mut self.kept, count)?;
+            }
             ToWorker::Task { lease, callee, input } => {
+                attach::hand_over(std::mem::take(&mut self.attached));
                 self.execute(lease, next, outbox, |out| call(callee, input, out, registry))?;
             }
             ToWorker::BigTask { lease, callee, len } => {
                 let mut input = Vec::new();
                 let reserved = input.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX));
                 let input = reserved.is_ok().then_some(input);
-                self.incoming = Some(Incoming { lease, callee, len, arrived: 0, input });
+                let attached = std::mem::take(&mut self.attached);
+                self.incoming = Some(Incoming { lease, callee, len, arrived: 0, input, attached });
             }
             ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
-            ToWorker::Initialize { callee, input } => initialize(callee, input, outbox)?,
+            ToWorker::Initialize { callee, input } => {
+                attach::hand_over(std::mem::take(&mut self.attached));
+                initialize(callee, input, outbox)?;
+            }
             ToWorker::Finalize { callee, input } => {
+                attach::hand_over(std::mem::take(&mut self.attached));
                 let kind = match outbox.capture(|out| callee.entry()(input, out)) {
                     Kind::Fault => Kind::FinalizerFailed,
                     _ => Kind::Finalized,
@@ -127,9 +146,11 @@ impl Inbox {
         if incoming.arrived < incoming.len {
             return Ok(());
         }
-        let Some(Incoming { lease, callee, len, input, .. }) = self.incoming.take() else {
+        let Some(Incoming { lease, callee, len, input, attached, .. }) = self.incoming.take()
+        else {
             return Ok(());
         };
+        attach::hand_over(attached);
         self.execute(lease, Next::Nothing, outbox, |out| match &input {
             Some(input) => call(callee, input, out, registry),
             None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
@@ -146,6 +167,7 @@ impl Inbox {
     ) -> Result<(), End> {
         let started = clock::now_ns();
         if !self.page.start(lease, started) {
+            attach::hand_over(Vec::new());
             return Ok(());
         }
         context::set_current(Some(lease));

@@ -1,7 +1,7 @@
 //! Replies: each is in shared memory or in the kernel's hands before the next task is begun, so that a later crash can't take it along.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::codec;
 use crate::limits::{INLINE_BYTES, TELL_NS};
@@ -39,6 +39,11 @@ impl Outbox {
             untold_since: None,
             max_result,
         }
+    }
+
+    /// The socket, on which descriptors come from the parent.
+    pub(super) fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Sends one frame of the handshake or of a transfer by the socket; `fill` writes its body.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::fork_server::WorkerEnds;
 use super::spawner::{Printed, Sink};
+use crate::attach::Attachments;
 use crate::error::ExitCause;
 use crate::ids::Lease;
 use crate::limits::{PIECE_BYTES, TEXT_BYTES};
@@ -15,6 +16,7 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{GroupSignal, send_to_group};
 use crate::sys::socket::Stream;
 use crate::task::callee::Callee;
+use crate::transport::attachments;
 use crate::transport::block::WorkerBlock;
 use crate::transport::replies::ReplyReader;
 use crate::transport::status::StatusPage;
@@ -101,6 +103,8 @@ pub(crate) struct ProcessLink {
     sender: TaskSender,
     /// The message that is being put together.
     message: Vec<u8>,
+    /// What travels with it.
+    attachments: Vec<Attachments>,
     transfers: VecDeque<Transfer>,
     /// Pieces in the shared area that the worker has not taken: at most one per half.
     pieces_ahead: u8,
@@ -113,6 +117,7 @@ struct Transfer {
     lease: Lease,
     callee: Callee,
     input: Arc<Vec<u8>>,
+    attachments: Attachments,
     sent: usize,
 }
 
@@ -151,6 +156,7 @@ impl ProcessLink {
             cause: None,
             sender: started.sender,
             message: Vec::new(),
+            attachments: Vec::new(),
             transfers: VecDeque::new(),
             pieces_ahead: 0,
             next_half: 0,
@@ -176,13 +182,36 @@ impl ProcessLink {
     }
 
     /// Adds a task, which has been announced, to the message.
-    pub(crate) fn push_task(&mut self, lease: Lease, callee: Callee, input: &[u8]) {
+    pub(crate) fn push_task(
+        &mut self,
+        lease: Lease,
+        callee: Callee,
+        input: &[u8],
+        attachments: &Attachments,
+    ) {
+        self.push_attachments(attachments);
         self.push(&ToWorker::Task { lease, callee, input });
     }
 
+    /// Adds what travels with the next task or initializer of the message.
+    pub(crate) fn push_attachments(&mut self, attachments: &Attachments) {
+        let count = attachments.objects().len() as u32;
+        if count > 0 {
+            self.push(&ToWorker::Attached { count });
+            self.attachments.push(attachments.clone());
+        }
+    }
+
     /// Begins to pass big arguments through the shared area.
-    pub(crate) fn push_big_task(&mut self, lease: Lease, callee: Callee, input: Arc<Vec<u8>>) {
-        self.transfers.push_back(Transfer { lease, callee, input, sent: 0 });
+    pub(crate) fn push_big_task(
+        &mut self,
+        lease: Lease,
+        callee: Callee,
+        input: Arc<Vec<u8>>,
+        attachments: &Attachments,
+    ) {
+        let attachments = attachments.clone();
+        self.transfers.push_back(Transfer { lease, callee, input, attachments, sent: 0 });
         self.push_pieces();
     }
 
@@ -214,6 +243,11 @@ impl ProcessLink {
             let Transfer { lease, callee, .. } = *transfer;
             let len = transfer.input.len();
             if transfer.sent == 0 {
+                let count = transfer.attachments.objects().len() as u32;
+                if count > 0 {
+                    to_worker::push(&ToWorker::Attached { count }, &mut self.message);
+                    self.attachments.push(transfer.attachments.clone());
+                }
                 let record = ToWorker::BigTask { lease, callee, len: len as u64 };
                 to_worker::push(&record, &mut self.message);
             }
@@ -237,7 +271,10 @@ impl ProcessLink {
         if self.message.is_empty() {
             return Ok(());
         }
-        let sent = self.sender.send(&self.message);
+        let attached = self.attachments.iter().flat_map(Attachments::objects).map(AsFd::as_fd);
+        let sent = attachments::send(self.stream.as_fd(), attached)
+            .and_then(|()| self.sender.send(&self.message));
+        self.attachments.clear();
         self.message.clear();
         match sent {
             Err(Unsent::Stuck) => sent,

@@ -1,0 +1,170 @@
+//! Descriptors that travel beside encoded values: shared objects are written as a name and the number of a descriptor.
+//!
+//! serde knows nothing of descriptors, so what is going on is kept by the thread while it encodes or decodes. Anywhere else, a shared object can't be
+//! written or read, and says so.
+//!
+//! | while | a shared object |
+//! |---|---|
+//! | arguments are encoded | adds its descriptor to those that travel with the task |
+//! | arguments are decoded | is known already, or is made of the descriptor that came along |
+//! | a result is encoded | must have come from the parent, and is written by name |
+//! | a result is decoded | must be known by its name: no descriptor is taken from a worker |
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use crate::limits::MAX_ATTACHMENTS;
+use crate::shm::object::{Object, Wire};
+
+const OUTSIDE: &str =
+    "a shared object can only be passed in the arguments and results of tasks, and through a Pipe";
+
+/// What travels with the arguments of a task, and is kept as long as the task may be started (again). `None`: nothing, as nearly always.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attachments(Option<Arc<Vec<Arc<Object>>>>);
+
+impl Attachments {
+    pub(crate) fn objects(&self) -> &[Arc<Object>] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    /// Without descriptors whose being open tells the other side something: ends of pipes.
+    pub(crate) fn only_memory(self) -> Attachments {
+        match self.0 {
+            Some(objects) if objects.iter().any(|object| object.is_pipe_end()) => {
+                let memory = objects.iter().filter(|object| !object.is_pipe_end());
+                Attachments(Some(Arc::new(memory.cloned().collect())))
+            }
+            objects => Attachments(objects),
+        }
+    }
+
+    /// Their descriptors.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.objects().iter().map(|object| object.as_fd().as_raw_fd())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// What this thread is doing with shared objects.
+#[derive(Debug)]
+enum Doing {
+    Nothing,
+    Collecting(Vec<Arc<Object>>),
+    Taking(Vec<Option<OwnedFd>>),
+    Returning,
+    Recognising,
+}
+
+thread_local! {
+    static DOING: RefCell<Doing> = const { RefCell::new(Doing::Nothing) };
+    /// What has arrived for the next arguments that are decoded here.
+    static ARRIVED: RefCell<Vec<Option<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sets what the thread was doing before when it is dropped, also by a panic of a user's `Serialize`.
+struct Before(Doing);
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        DOING.replace(std::mem::replace(&mut self.0, Doing::Nothing));
+    }
+}
+
+fn doing<R>(what: Doing, work: impl FnOnce() -> R) -> (R, Doing) {
+    let before = Before(DOING.replace(what));
+    let result = work();
+    let done = DOING.replace(Doing::Nothing);
+    drop(before);
+    (result, done)
+}
+
+/// Encodes arguments, and collects what travels with them.
+pub(crate) fn collect<R>(encode: impl FnOnce() -> R) -> (R, Attachments) {
+    let (result, done) = doing(Doing::Collecting(Vec::new()), encode);
+    match done {
+        Doing::Collecting(objects) if !objects.is_empty() => {
+            (result, Attachments(Some(Arc::new(objects))))
+        }
+        _ => (result, Attachments::default()),
+    }
+}
+
+/// What has arrived with the arguments that are decoded next on this thread. `None`: a descriptor that could not be received.
+pub(crate) fn hand_over(arrived: Vec<Option<OwnedFd>>) {
+    ARRIVED.replace(arrived);
+}
+
+/// Decodes arguments for which [`hand_over`] was called.
+pub(crate) fn arguments<R>(decode: impl FnOnce() -> R) -> R {
+    take(ARRIVED.take(), decode)
+}
+
+/// Decodes something with which these descriptors came.
+pub(crate) fn take<R>(arrived: Vec<Option<OwnedFd>>, decode: impl FnOnce() -> R) -> R {
+    doing(Doing::Taking(arrived), decode).0
+}
+
+/// Encodes a result.
+pub(crate) fn returning<R>(encode: impl FnOnce() -> R) -> R {
+    doing(Doing::Returning, encode).0
+}
+
+/// Decodes a result.
+pub(crate) fn returned<R>(decode: impl FnOnce() -> R) -> R {
+    doing(Doing::Recognising, decode).0
+}
+
+/// The number under which the object's descriptor travels.
+pub(crate) fn attach(object: &Arc<Object>) -> Result<u32, String> {
+    DOING.with_borrow_mut(|doing| match doing {
+        Doing::Collecting(objects) => {
+            // the same lock may be in every item of a map
+            let known = objects.iter().rposition(|other| Arc::ptr_eq(other, object));
+            let index = known.unwrap_or(objects.len());
+            if known.is_none() {
+                if objects.len() == MAX_ATTACHMENTS {
+                    return Err(format!(
+                        "more than {MAX_ATTACHMENTS} shared objects can't be passed at once"
+                    ));
+                }
+                objects.push(Arc::clone(object));
+            }
+            Ok(index as u32)
+        }
+        Doing::Returning if object.is_from_elsewhere() => Ok(u32::MAX),
+        Doing::Returning => Err(
+            "a shared object that was made in a worker can't be its task's result, because the parent takes no descriptors from workers: make it in the parent and pass it as an argument".to_owned(),
+        ),
+        Doing::Nothing | Doing::Taking(_) | Doing::Recognising => Err(OUTSIDE.to_owned()),
+    })
+}
+
+/// The object of this name.
+pub(crate) fn fetch(wire: &Wire) -> Result<Arc<Object>, String> {
+    DOING.with_borrow_mut(|doing| match doing {
+        Doing::Taking(arrived) => {
+            let fd = arrived.get_mut(wire.index as usize).and_then(Option::take);
+            if let Some(object) = Object::known(wire) {
+                return Ok(object);
+            }
+            let fd = fd.ok_or(
+                "the descriptor of a shared object did not arrive: are too many files open?",
+            )?;
+            Object::receive(wire, fd).map_err(text)
+        }
+        Doing::Recognising => Object::known(wire).ok_or_else(|| {
+            "the result names a shared object that this process does not have any more".to_owned()
+        }),
+        Doing::Nothing | Doing::Collecting(_) | Doing::Returning => Err(OUTSIDE.to_owned()),
+    })
+}
+
+fn text(error: impl Display) -> String {
+    format!("a shared object could not be mapped: {error}")
+}
