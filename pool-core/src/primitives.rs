@@ -8,8 +8,45 @@ pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
 /// Locks; see [`unpoisoned`].
+#[cfg(not(loom))]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
+}
+
+/// Locks: in models loom's, and std's in the code around them.
+#[cfg(loom)]
+pub(crate) fn lock<'a, M: Lockable<'a>>(mutex: &'a M) -> M::Guard {
+    mutex.guard()
+}
+
+#[cfg(loom)]
+pub(crate) trait Lockable<'a> {
+    type Guard;
+    fn guard(&'a self) -> Self::Guard;
+}
+
+#[cfg(loom)]
+impl<'a, T: 'a> Lockable<'a> for Mutex<T> {
+    type Guard = MutexGuard<'a, T>;
+    fn guard(&'a self) -> Self::Guard {
+        unpoisoned(self.lock())
+    }
+}
+
+#[cfg(loom)]
+impl<'a, T: 'a> Lockable<'a> for std::sync::Mutex<T> {
+    type Guard = std::sync::MutexGuard<'a, T>;
+    fn guard(&'a self) -> Self::Guard {
+        unpoisoned(self.lock())
+    }
+}
+
+#[cfg(loom)]
+impl<'a, L: Lockable<'a>> Lockable<'a> for std::sync::Arc<L> {
+    type Guard = L::Guard;
+    fn guard(&'a self) -> Self::Guard {
+        (**self).guard()
+    }
 }
 
 /// The guard, also after a thread has panicked with the lock held: the state behind the pool's locks is changed in steps that can't

@@ -87,7 +87,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
 
 impl<R: Send + 'static> State<R> {
     /// Calls the callbacks if nothing is missing, then makes the map's handle ready.
-    fn finish_if_whole(mut state: crate::primitives::MutexGuard<'_, State<R>>) {
+    fn finish_if_whole(mut state: std::sync::MutexGuard<'_, State<R>>) {
         if !state.complete || state.chunks.len() < state.expected {
             return;
         }

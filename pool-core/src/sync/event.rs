@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Slices;
 use super::futex::AtomicU32;
 use crate::shm::object::{Object, What, Words, travels};
+#[cfg(not(loom))]
 use crate::sys::futex;
 
 /// A flag that processes and threads wait for: set or not.
