@@ -10,6 +10,8 @@
 mod ends;
 mod excuse;
 mod feed;
+#[cfg(test)]
+mod simulate;
 mod stop;
 mod task;
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! Anonymous shared memory: created by the parent, sealed in size, mapped by both sides, gone with the last of them.
 
 use std::io;
+#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
+#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use nix::sys::memfd::{MFdFlags, memfd_create};
+#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A shared mapping of a sealed block. Other processes may write to it at any time, so it is only ever read by copying and
@@ -23,7 +27,18 @@ unsafe impl Send for SharedBlock {}
 unsafe impl Sync for SharedBlock {}
 
 impl SharedBlock {
+    /// Miri knows neither memfds nor shared mappings: there, a block is zeroed memory of this process.
+    #[cfg(miri)]
+    pub(crate) fn create(len: usize) -> io::Result<(SharedBlock, OwnedFd)> {
+        let layout = std::alloc::Layout::from_size_align(len, 4096).map_err(io::Error::other)?;
+        // SAFETY: the layout is not empty.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok((SharedBlock { start, len }, std::fs::File::open("/dev/null")?.into()))
+    }
+
     /// Creates a zeroed block whose size nobody can change, and the descriptor by which another process maps it.
+    #[cfg(not(miri))]
     pub(crate) fn create(len: usize) -> io::Result<(SharedBlock, OwnedFd)> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let fd = memfd_create(c"pool-core", flags)?;
@@ -77,6 +92,14 @@ impl SharedBlock {
 }
 
 impl Drop for SharedBlock {
+    #[cfg(miri)]
+    fn drop(&mut self) {
+        let layout = std::alloc::Layout::from_size_align(self.len, 4096);
+        // SAFETY: allocated with this layout by `create`, and no reference into it outlives `self`.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), layout.expect("as in create")) };
+    }
+
+    #[cfg(not(miri))]
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and no reference into it outlives `self`.
         let _ = unsafe { munmap(self.start.cast(), self.len) };

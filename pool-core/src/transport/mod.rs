@@ -1,5 +1,7 @@
 //! How bytes move between the parent and one worker. Nothing outside knows which way a frame took.
 
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod lane;
 pub(crate) mod replies;
 pub(crate) mod status;
