@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use crate::sys::{self, process};
 use crate::task::Registry;
+use crate::wire::hello::Kin;
 use crate::worker;
 
 /// Set for workers: `inode of standard input : process id of the parent`.
@@ -15,6 +16,9 @@ pub(crate) const TEST_ENTRY: &str = "pool_core_test_support";
 
 static ROLE: OnceLock<Role> = OnceLock::new();
 
+/// Set in workers only.
+static FAMILY: OnceLock<Family> = OnceLock::new();
+
 /// What this process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Role {
@@ -22,6 +26,14 @@ pub(crate) struct Role {
     pub(crate) depth: u32,
     /// How a copy of this executable becomes a worker.
     pub(crate) entry: Entry,
+}
+
+/// Who this process is and who has started it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Family {
+    pub(crate) kin: Kin,
+    /// Process id of the parent.
+    pub(crate) parent: u32,
 }
 
 /// How a copy of this executable becomes a worker.
@@ -105,6 +117,20 @@ macro_rules! test_support {
 pub(crate) fn set(role: Role) {
     // the first call decides
     let _ = ROLE.set(role);
+}
+
+pub(crate) fn set_family(family: Family) {
+    let _ = FAMILY.set(family);
+}
+
+/// Who has started this process; `None` in the first program.
+pub(crate) fn family() -> Option<&'static Family> {
+    FAMILY.get()
+}
+
+/// The name of this process.
+pub(crate) fn name() -> &'static str {
+    family().map_or("MainProcess", |family| &family.kin.name)
 }
 
 /// What this process is. Without a call of `init()` it may be a test binary: pools are tried that way.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::ids::{TaskId, WorkerIndex};
+use crate::process::ProcessError;
 
 /// Why a task has no result.
 ///
@@ -34,9 +35,9 @@ pub enum TaskError {
         backtrace: String,
     },
     /// The worker process ended while it was running the task.
-    #[error("worker {worker} (pid {pid}) {cause} while running {task}")]
+    #[error("{} (pid {pid}) {cause} while running {}", LostWorker(*worker, task), LostTask(*worker, task))]
     WorkerLost {
-        /// The worker's seat in the pool.
+        /// The worker's seat in the pool; [`WorkerIndex::PROCESS`] if it was a [`Process`](crate::Process).
         worker: WorkerIndex,
         /// Its process id.
         pid: u32,
@@ -88,12 +89,42 @@ pub enum TaskError {
     /// The pool can't start workers any more; the text says why.
     #[error("the pool is broken: {0}")]
     PoolBroken(String),
+    /// An option of the call that this kind of pool can't keep; the text says which.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// The result was not there within the time given to `get_timeout`. The task goes on.
     #[error("the result was not ready within {0:?}; the task goes on")]
     NotReady(Duration),
     /// The result has been taken from this handle already.
     #[error("the result has been taken from this handle already")]
     AlreadyTaken,
+    /// A [`Process`](crate::Process) or [`Thread`](crate::Thread) has no result because it was not started, could not be, or can't be waited for.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+/// `worker 3`, or `process 3`.
+struct LostWorker<'a>(WorkerIndex, &'a TaskInfo);
+
+impl fmt::Display for LostWorker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            WorkerIndex::PROCESS => write!(f, "process {}", self.1.id),
+            seat => write!(f, "worker {seat}"),
+        }
+    }
+}
+
+/// `task 17 (my_app::decode)`, or `my_app::decode`: a process has only one.
+struct LostTask<'a>(WorkerIndex, &'a TaskInfo);
+
+impl fmt::Display for LostTask<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            WorkerIndex::PROCESS => f.write_str(&self.1.name),
+            _ => self.1.fmt(f),
+        }
+    }
 }
 
 /// What was too large.
@@ -119,7 +150,7 @@ impl fmt::Display for Oversize {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskInfo {
-    /// Its number within the pool.
+    /// Its number within the pool; for a [`Process`](crate::Process), the number of that.
     pub id: TaskId,
     /// The function's path, or the registered name.
     pub name: String,
@@ -183,6 +214,9 @@ pub enum SubmitError {
     /// The pool can't start workers any more; the text says why.
     #[error("the pool is broken: {0}")]
     Broken(String),
+    /// An option of the call that this kind of pool can't keep; the text says which.
+    #[error("{0}")]
+    Unsupported(&'static str),
 }
 
 /// For calls that submit and wait: a task that was not accepted has no result.
@@ -191,11 +225,12 @@ impl From<SubmitError> for TaskError {
         match error {
             SubmitError::Closed => TaskError::Terminated,
             SubmitError::Broken(reason) => TaskError::PoolBroken(reason),
+            SubmitError::Unsupported(what) => TaskError::Unsupported(what),
         }
     }
 }
 
-/// Why a task was not accepted at once. Both kinds hand the arguments back.
+/// Why a task was not accepted at once. All kinds hand the arguments back.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrySubmitError<Args> {
@@ -205,13 +240,18 @@ pub enum TrySubmitError<Args> {
     /// The pool was closed, terminated or dropped, or is broken.
     #[error("the pool is closed")]
     Closed(Args),
+    /// An option of the call that this kind of pool can't keep; the text says which.
+    #[error("{0}")]
+    Unsupported(&'static str, Args),
 }
 
 impl<Args> TrySubmitError<Args> {
     /// The arguments that were not accepted.
     pub fn into_args(self) -> Args {
         match self {
-            TrySubmitError::Full(args) | TrySubmitError::Closed(args) => args,
+            TrySubmitError::Full(args)
+            | TrySubmitError::Closed(args)
+            | TrySubmitError::Unsupported(_, args) => args,
         }
     }
 }
@@ -221,6 +261,7 @@ impl<Args> fmt::Debug for TrySubmitError<Args> {
         f.write_str(match self {
             TrySubmitError::Full(_) => "Full(..)",
             TrySubmitError::Closed(_) => "Closed(..)",
+            TrySubmitError::Unsupported(..) => "Unsupported(..)",
         })
     }
 }

@@ -25,6 +25,9 @@ impl fmt::Display for TaskId {
 pub struct WorkerIndex(pub(crate) u32);
 
 impl WorkerIndex {
+    /// Stands for a [`Process`](crate::Process), which has no seat.
+    pub const PROCESS: WorkerIndex = WorkerIndex(u32::MAX);
+
     /// The number itself.
     #[must_use]
     pub fn get(self) -> u32 {

@@ -64,7 +64,38 @@
 //! | have a handle | [`apply_async`](Pool::apply_async), [`try_apply_async`](Pool::try_apply_async) | [`map_async`](Pool::map_async), [`starmap_async`](Pool::starmap_async) |
 //! | an iterator, bounded read-ahead | | [`imap`](Pool::imap), [`imap_unordered`](Pool::imap_unordered) |
 //!
-//! Options for one call come before the verb: `pool.task(f).timeout(d).apply_async(args)`, see [`Call`].
+//! Options for one call come before the verb: `pool.task(f).timeout(d).apply_async(args)`, see [`Call`]: time limits that kill or ask, retries with pauses, priorities,
+//! chunk sizes, callbacks.
+//!
+//! Many handles at once: [`wait_any`], [`wait_all`], [`first_error`], and [`as_completed`] as an iterator or a stream.
+//!
+//! # Workers
+//!
+//! What all tasks need is set up once per worker by the [`initializer`](PoolBuilder::initializer), or passed once with [`shared`](PoolBuilder::shared). The module [`worker`] is what a
+//! task may ask: which worker runs it, that worker's state, and whether it should come to an end.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! use pool_core::{Pool, worker};
+//!
+//! let pool = Pool::builder()
+//!     .processes(2)
+//!     .shared(vec![1u64, 10, 100])
+//!     .initializer(|| worker::set_state(0u64), ())
+//!     .build()?;
+//! fn scale(x: u64, power: usize) -> u64 {
+//!     *worker::state::<u64>() += 1; // this worker's own
+//!     x * worker::shared::<Vec<u64>>()[power]
+//! }
+//! assert_eq!(pool.starmap(scale, [(3, 1), (4, 2)])?, [30, 400]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The number of workers can be changed ([`Pool::resize`]) or follow the work ([`PoolBuilder::min_size`]). Workers are replaced after so many tasks, so much time, or if they have
+//! grown too large. With [`threads`](PoolBuilder::threads) or the module [`dummy`], workers are threads. What happens is told to [`on_event`](PoolBuilder::on_event), and counted
+//! in [`stats`](Pool::stats).
 //!
 //! # When things go wrong
 //!
@@ -89,6 +120,23 @@
 //! A task is started **at most once**, unless [`retries`](Call::retries) were asked for. Tasks that a dead worker had not started are given to
 //! another one. Every handle gets exactly one outcome.
 //!
+//! # Processes and threads
+//!
+//! A [`Process`] runs one function in a process of its own, a [`Thread`] in a thread; both give its result by `join`. [`wait()`] waits for the first of processes,
+//! threads and tasks.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! use pool_core::Process;
+//!
+//! let process = Process::builder().name("cruncher").spawn(u64::pow, (2, 10))?;
+//! assert_eq!(process.join()?, 1024);
+//! assert_eq!(process.exit_code(), Some(0));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Stopping
 //!
 //! [`close`](Pool::close) and [`join`](Pool::join) let everything finish; [`terminate`](Pool::terminate) stops now; dropping the pool terminates it. If
@@ -103,29 +151,46 @@ mod backend;
 mod boot;
 mod codec;
 mod dispatch;
+pub mod dummy;
 mod error;
+mod events;
 mod handle;
 mod ids;
 mod limits;
+mod output;
 mod pool;
 mod primitives;
+mod process;
 mod sched;
 mod slot;
 mod sys;
 mod task;
+mod thread;
+mod trace;
 mod transport;
 mod wire;
-mod worker;
+pub mod worker;
 
-pub use backend::process::spawner::Output;
 #[doc(hidden)]
 pub use boot::__test_entry;
 pub use boot::{init, init_with};
+pub use dispatch::Times;
 pub use error::{ExitCause, Oversize, PoolError, SubmitError, TaskError, TaskInfo, TrySubmitError};
+pub use events::PoolEvent;
 pub use handle::{
-    AsCompleted, AsyncResult, MapResult, as_completed, wait_all, wait_any, wait_any_timeout,
+    AsCompleted, AsyncResult, CompletedStream, Joining, MapResult, Unfinished, Waitable,
+    as_completed, first_error, wait, wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
-pub use pool::{Call, Imap, ImapUnordered, Pool, PoolBuilder, Stats, WorkerInfo, WorkerState};
+pub use output::{Output, TaskOutput};
+pub use pool::{
+    Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo,
+    WorkerState,
+};
+pub use process::{
+    ChildProcess, CurrentProcess, ParentProcess, Process, ProcessBuilder, ProcessError,
+    active_children, current_process, parent_process,
+};
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};
+pub use thread::{Thread, ThreadBuilder, ThreadFn, ThreadHandle};

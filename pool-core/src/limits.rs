@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 3;
+
+/// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
+pub(crate) const BOOT_BYTES: usize = 2048;
+
+/// Longest name of a pool or a process: names travel in the first message to each worker.
+pub(crate) const NAME_BYTES: usize = 200;
 
 /// Tasks that one worker may hold at a time, running one included: the number of slots of its status page.
 pub(crate) const SLOTS: usize = 256;
@@ -68,6 +74,15 @@ pub(crate) const START_PATIENCE_NS: u64 = 10_000_000_000;
 /// First and longest pause before a worker that failed to start is tried again.
 pub(crate) const BACKOFF_FIRST_NS: u64 = 10_000_000;
 pub(crate) const BACKOFF_MAX_NS: u64 = 1_000_000_000;
+
+/// The longest pause before a task is tried again.
+pub(crate) const RETRY_PAUSE_MAX_NS: u64 = 60_000_000_000;
+
+/// How often the memory of a worker is looked at, if it is limited.
+pub(crate) const MEMORY_CHECK_NS: u64 = 50_000_000;
+
+/// Events that may wait for the user's function before further ones are dropped.
+pub(crate) const MAX_EVENTS: usize = 65_536;
 
 /// How deep pools may be nested: a worker of a worker of ... A program that starts a pool in each of its workers would
 /// otherwise fill the machine.

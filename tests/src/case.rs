@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use pool_core::{Pool, PoolBuilder, WorkerState};
+use pool_core::{Pool, PoolBuilder, Process as PoolProcess, ProcessBuilder, WorkerState};
 
 use crate::census::{self, Process};
 
@@ -64,6 +64,11 @@ impl Case {
     #[must_use]
     pub fn pool(&self, processes: usize) -> Pool {
         self.builder(processes).build().unwrap()
+    }
+
+    /// A builder of processes that belong to this test.
+    pub fn process(&self) -> ProcessBuilder {
+        PoolProcess::builder().env(census::COOKIE, self.cookie.clone())
     }
 
     /// What marks the processes of this test in their environment.

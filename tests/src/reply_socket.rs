@@ -60,6 +60,14 @@ pub fn when_sending(act: impl FnOnce() + Send + 'static) {
     });
 }
 
+/// The version of the protocol that the library speaks.
+#[must_use]
+pub fn protocol_version() -> u32 {
+    let limits = include_str!("../../pool-core/src/limits.rs");
+    let (_, rest) = limits.split_once("PROTOCOL_VERSION: u32 = ").expect("it is a constant");
+    rest.split(';').next().and_then(|number| number.parse().ok()).expect("of a number")
+}
+
 /// Kinds of frames, see pool-core/src/wire/from_worker.rs.
 pub mod kind {
     #![allow(missing_docs, reason = "the names of pool-core")]

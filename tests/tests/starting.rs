@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pool_core::{Pool, PoolBuilder, PoolError, TaskError};
-use pool_tests::reply_socket::{frame, header, kind};
+use pool_tests::reply_socket::{frame, header, kind, protocol_version};
 use pool_tests::{Case, Gate, Ledger, Program, census, eventually, fault, seats, within};
 
 pool_core::test_support!();
@@ -129,7 +129,7 @@ fn row_74_join_returns_when_replacements_do_not_come_up() {
 #[test]
 fn row_h9_frames_out_of_order_cost_the_worker() {
     let hello = {
-        let mut body = 1u32.to_le_bytes().to_vec();
+        let mut body = protocol_version().to_le_bytes().to_vec();
         body.extend_from_slice(&1u32.to_le_bytes());
         body.extend_from_slice(&[0; 32]);
         frame(kind::HELLO, 0, 0, &body)

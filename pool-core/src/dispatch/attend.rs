@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Shared;
 use super::core::{Effects, TaskSlot};
+use crate::backend::Link;
 use crate::backend::process::link::Reading;
 use crate::ids::{TaskKey, WorkerKey};
 use crate::sched::Worker;
@@ -65,7 +66,7 @@ impl Shared {
             return None;
         }
         let (worker, _) = core.sched.lease_of(key)?;
-        let link = core.link_mut(worker)?;
+        let link = core.process_mut(worker)?;
         match link.reading {
             Reading::Watched => self.watch.remove(link.stream.as_fd()).ok()?,
             Reading::Parked => {}
@@ -112,7 +113,8 @@ impl Shared {
 
     fn read_attended(&self, worker: WorkerKey, stream: &Arc<Stream>) -> Round {
         let mut core = self.lock();
-        if !core.link(worker).is_some_and(|link| Arc::ptr_eq(&link.stream, stream)) {
+        let link = core.link(worker).and_then(Link::as_process);
+        if !link.is_some_and(|link| Arc::ptr_eq(&link.stream, stream)) {
             return Round::End;
         }
         let mut effects = Effects::default();
@@ -124,7 +126,7 @@ impl Shared {
     fn end_to_attend(&self, worker: WorkerKey, stream: &Arc<Stream>) {
         let mut core = self.lock();
         let busy = core.sched.worker(worker).is_some_and(Worker::is_busy);
-        let Some(link) = core.link_mut(worker) else { return };
+        let Some(link) = core.process_mut(worker) else { return };
         if !Arc::ptr_eq(&link.stream, stream) || link.reading != Reading::Attended {
             return;
         }

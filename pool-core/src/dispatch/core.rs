@@ -2,36 +2,82 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, mpsc};
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::Settings;
-use crate::backend::process::link::Link;
+use super::courier::Courier;
+use super::observer::Observer;
+use super::time_limits::TimeLimits;
+use super::timings::{Times, Timings};
+use crate::backend::Link;
+use crate::backend::process::link::ProcessLink;
+use crate::backend::process::tagging::Tagger;
 use crate::error::{SubmitError, TaskError, TaskInfo};
-use crate::ids::{TaskId, TaskKey, WorkerKey};
+use crate::events::PoolEvent;
+use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
 use crate::limits::INLINE_BYTES;
+use crate::output::TaskOutput;
+use crate::primitives::unpoisoned;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
 use crate::slot::Slot;
 use crate::sys::poll::Watch;
 use crate::sys::{clock, process};
 use crate::task::callee::Callee;
+use crate::task::job::{JobCell, Outcome};
 use crate::wire::from_worker::Header;
 
-/// The bytes of a result, or why there is none.
-pub(crate) type Outcome = Result<Vec<u8>, TaskError>;
-
-pub(crate) type TaskSlot = Slot<Outcome>;
-
-/// Encoded arguments.
+/// What a task and its handle share.
 #[derive(Debug)]
+pub(crate) struct TaskSlot {
+    outcome: Slot<Outcome>,
+    output: Mutex<Option<Box<TaskOutput>>>,
+}
+
+impl TaskSlot {
+    pub(crate) fn new() -> TaskSlot {
+        TaskSlot { outcome: Slot::new(), output: Mutex::new(None) }
+    }
+
+    /// The slot of a task that has an outcome before it was one.
+    pub(crate) fn of(outcome: Outcome) -> TaskSlot {
+        TaskSlot { outcome: Slot::of(outcome), output: Mutex::new(None) }
+    }
+
+    /// What the task has printed, if that is captured.
+    pub(crate) fn output(&self) -> Option<TaskOutput> {
+        unpoisoned(self.output.lock()).as_deref().cloned()
+    }
+
+    pub(super) fn set_output(&self, output: TaskOutput) {
+        *unpoisoned(self.output.lock()) = Some(Box::new(output));
+    }
+}
+
+impl Deref for TaskSlot {
+    type Target = Slot<Outcome>;
+
+    fn deref(&self) -> &Slot<Outcome> {
+        &self.outcome
+    }
+}
+
+/// What a worker needs to run a task.
+#[derive(Clone, Debug)]
 pub(crate) enum Payload {
+    /// Encoded arguments.
     Inline(Vec<u8>),
-    /// To be passed in pieces, for which it is shared with the link.
+    /// Encoded arguments that are passed in pieces, for which they are shared with the link.
     Big(Arc<Vec<u8>>),
+    /// For a worker thread, with which it is shared.
+    Direct(Arc<JobCell>),
 }
 
 impl Payload {
-    pub(crate) fn new(bytes: Vec<u8>) -> Payload {
+    /// Encoded arguments.
+    pub(crate) fn encoded(bytes: Vec<u8>) -> Payload {
         if bytes.len() > INLINE_BYTES {
             Payload::Big(Arc::new(bytes))
         } else {
@@ -43,12 +89,23 @@ impl Payload {
         match self {
             Payload::Inline(bytes) => bytes.len(),
             Payload::Big(bytes) => bytes.len(),
+            Payload::Direct(_) => 0,
+        }
+    }
+
+    /// Nobody needs it any more. A worker thread may still have it in its mailbox.
+    fn discard(self) {
+        if let Payload::Direct(job) = self {
+            // the drop of arguments is user code, which may panic
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(job.take())));
         }
     }
 }
 
+/// What is done with an outcome on the pool's callback thread, before its handle has it.
+pub(crate) type Finish = Box<dyn FnOnce(Outcome) -> Outcome + Send>;
+
 /// A task to be taken in.
-#[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) callee: Callee,
     pub(crate) name: Cow<'static, str>,
@@ -56,19 +113,25 @@ pub(crate) struct Request {
     pub(crate) items: u32,
     pub(crate) retries: u32,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) soft_timeout: Option<Duration>,
+    pub(crate) priority: i32,
+    /// The pause before the first retry.
+    pub(crate) backoff: Option<Duration>,
     /// The caller waits for the result next, and reads the worker's replies itself.
     pub(crate) awaited: bool,
+    pub(crate) finish: Option<Finish>,
     pub(crate) slot: Arc<TaskSlot>,
 }
 
 /// A task that is not settled.
-#[derive(Debug)]
 pub(super) struct Body {
     pub(super) id: TaskId,
     pub(super) name: Cow<'static, str>,
     pub(super) callee: Callee,
     pub(super) payload: Payload,
-    pub(super) limit_ns: Option<u64>,
+    pub(super) limits: TimeLimits,
+    pub(super) submitted_ns: u64,
+    pub(super) finish: Option<Finish>,
     pub(super) slot: Arc<TaskSlot>,
 }
 
@@ -86,14 +149,40 @@ pub(super) struct SpawnRequest {
 }
 
 /// What is done after the lock was let go.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Effects {
     pub(super) settled: Vec<(Arc<TaskSlot>, Outcome)>,
+    /// Those whose outcome goes to the callback thread first.
+    pub(super) finishing: Vec<(Arc<TaskSlot>, Outcome, Finish)>,
+    pub(super) courier: Option<Arc<Courier>>,
     /// Arguments that nobody needs any more: freeing them takes time.
     pub(super) garbage: Vec<Payload>,
+    /// Results of tasks that were settled before.
+    pub(super) unwanted: Vec<Outcome>,
+    /// The pool has stopped: what is left of the output is to be written.
+    pub(super) tagger: Option<Tagger>,
     pub(super) phase_changed: bool,
     /// The pool's thread sleeps longer than it should now.
     pub(super) hurry: bool,
+}
+
+impl Effects {
+    /// Tells a handle, after the callbacks if there are any.
+    pub(super) fn settle(
+        &mut self,
+        slot: Arc<TaskSlot>,
+        outcome: Outcome,
+        finish: Option<Finish>,
+        courier: &Arc<Courier>,
+    ) {
+        match finish {
+            None => self.settled.push((slot, outcome)),
+            Some(finish) => {
+                self.courier.get_or_insert_with(|| Arc::clone(courier));
+                self.finishing.push((slot, outcome, finish));
+            }
+        }
+    }
 }
 
 impl Drop for Effects {
@@ -103,15 +192,32 @@ impl Drop for Effects {
             let settled = slot.settle(outcome);
             debug_assert!(settled.is_ok(), "the scheduler settles each task once");
         }
+        if let Some(courier) = &self.courier {
+            for (slot, outcome, finish) in self.finishing.drain(..) {
+                courier.send(move || settle_finished(&slot, outcome, finish));
+            }
+        }
+        self.garbage.drain(..).for_each(Payload::discard);
     }
 }
 
+/// Calls the callbacks of a task, then settles it: whatever they do.
+pub(super) fn settle_finished(slot: &TaskSlot, outcome: Outcome, finish: Finish) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| finish(outcome)));
+    let lost = |_| Err(TaskError::Decode("decoding the result panicked".to_owned()));
+    // settled once: the task is forgotten by everybody else
+    let _ = slot.settle(outcome.unwrap_or_else(lost));
+}
+
 /// See the module's documentation.
-#[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) sched: Scheduler,
     pub(super) settings: Arc<Settings>,
     pub(super) watch: Arc<Watch>,
+    pub(super) courier: Arc<Courier>,
+    pub(super) observer: Option<Observer>,
+    pub(super) timings: Timings,
+    pub(super) tagger: Option<Tagger>,
     pub(super) links: Vec<Option<Link>>,
     pub(super) bodies: Vec<Option<Body>>,
     /// Scratch, empty between two events.
@@ -122,6 +228,10 @@ pub(crate) struct Core {
     pub(super) unread: Vec<WorkerKey>,
     /// The outcome of the reply that is being told to the scheduler.
     pub(super) reply: Option<Outcome>,
+    /// How long it has run, by its worker's account.
+    pub(super) reply_ns: u64,
+    /// What finalizers have given.
+    pub(crate) finalized: Vec<Outcome>,
     pub(super) next_id: u64,
     functions: HashMap<Callee, u32>,
     last_function: Option<(Callee, u32)>,
@@ -146,13 +256,18 @@ impl Core {
     pub(super) fn new(
         settings: Arc<Settings>,
         watch: Arc<Watch>,
+        courier: Arc<Courier>,
         spawner: mpsc::Sender<SpawnRequest>,
     ) -> Core {
-        let is_copy = settings.recipe.executable.is_none();
+        let is_copy = settings.recipe().is_some_and(|recipe| recipe.executable.is_none());
         Core {
             sched: Scheduler::new(settings.sched.clone()),
             settings,
             watch,
+            courier,
+            observer: None,
+            timings: Timings::new(),
+            tagger: None,
             links: Vec::new(),
             bodies: Vec::new(),
             actions: Vec::new(),
@@ -160,6 +275,8 @@ impl Core {
             read_buffer: Vec::new(),
             unread: Vec::new(),
             reply: None,
+            reply_ns: 0,
+            finalized: Vec::new(),
             next_id: 1,
             functions: HashMap::new(),
             last_function: None,
@@ -177,6 +294,15 @@ impl Core {
         }
     }
 
+    /// The worker of a handle's task that is running, and what it is called there.
+    pub(crate) fn running(&self, key: TaskKey, slot: &Arc<TaskSlot>) -> Option<(&Link, Lease)> {
+        if !self.is_task(key, slot) {
+            return None;
+        }
+        let (worker, lease) = self.sched.lease_of(key)?;
+        Some((self.link(worker)?, lease))
+    }
+
     /// Tells the scheduler and does what it wants.
     pub(super) fn event(&mut self, event: Event<'_>, now: u64, effects: &mut Effects) {
         self.sched.handle(event, now, &mut self.actions);
@@ -186,25 +312,33 @@ impl Core {
     /// The pool is open, so this can't fail.
     pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> TaskKey {
         let function = self.function(request.callee);
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let spec = Spec {
             function,
             size: request.payload.len() as u64,
             items: request.items,
             retries: request.retries,
+            priority: request.priority,
+            backoff_ns: request.backoff.map_or(0, ns),
         };
-        let limit_ns =
-            request.timeout.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
-        self.limited += usize::from(limit_ns.is_some());
+        let limits =
+            TimeLimits { soft_ns: request.soft_timeout.map(ns), hard_ns: request.timeout.map(ns) };
+        self.limited += usize::from(limits.any());
+        let now = clock::now_ns();
         let body = Body {
             id: TaskId(self.next_id),
             name: request.name,
             callee: request.callee,
             payload: request.payload,
-            limit_ns,
+            limits,
+            submitted_ns: now,
+            finish: request.finish,
             slot: request.slot,
         };
         self.next_id += 1;
-        let now = if self.sched.any_idle() { clock::now_ns() } else { 0 };
+        if let Some(observer) = &mut self.observer {
+            observer.tell(PoolEvent::TaskSubmitted { task: body.info() });
+        }
         let key = self.sched.submit(spec, now, &mut self.actions);
         put(&mut self.bodies, key.index(), body);
         if !self.actions.is_empty() {
@@ -259,6 +393,44 @@ impl Core {
 
     pub(super) fn link_mut(&mut self, worker: WorkerKey) -> Option<&mut Link> {
         self.links.get_mut(worker.index())?.as_mut()
+    }
+
+    /// The link of a worker that is a process.
+    pub(super) fn process_mut(&mut self, worker: WorkerKey) -> Option<&mut ProcessLink> {
+        self.link_mut(worker)?.as_process_mut()
+    }
+
+    /// Tells the observer, if there is one.
+    pub(super) fn tell(&mut self, event: impl FnOnce() -> PoolEvent) {
+        if let Some(observer) = &mut self.observer {
+            observer.tell(event());
+        }
+    }
+
+    /// How long tasks have waited and run, and which part of the workers' time was used.
+    pub(crate) fn times(&self) -> (Times, Times, f64) {
+        let (run, wait) = (self.timings.run(), self.timings.wait());
+        let available = self.sched.worker_time(clock::now_ns());
+        let used = self.timings.busy_ns as f64 / available.max(1) as f64;
+        (run, wait, used.min(1.0))
+    }
+
+    /// Keeps what the task that a worker is running has printed, before its end is told.
+    pub(super) fn keep_output(&self, worker: WorkerKey, lease: Lease) {
+        let link = self.link(worker).and_then(Link::as_process);
+        if let Some(output) = link.and_then(ProcessLink::captured) {
+            self.put_output(worker, lease, output);
+        }
+    }
+
+    pub(super) fn put_output(&self, worker: WorkerKey, lease: Lease, output: TaskOutput) {
+        let holder = self.sched.worker(worker);
+        let task = holder.and_then(|w| w.running_order().find(|(_, held)| *held == lease));
+        if let Some((task, _)) = task
+            && let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref)
+        {
+            body.slot.set_output(output);
+        }
     }
 
     pub(super) fn close_spawner(&mut self) {

@@ -5,44 +5,43 @@
 
 mod attend;
 mod core;
-pub(crate) mod patience;
+mod courier;
+mod observer;
+mod patience;
 mod perform;
 mod replies;
 mod service;
+mod settings;
+mod starting;
+mod threads;
+mod time_limits;
+mod timings;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::core::{Core, Effects, Outcome, Payload, Request, TaskSlot};
+pub(crate) use self::core::{Core, Effects, Finish, Payload, Request, TaskSlot};
 use crate::backend::process::spawner::Recipe;
+use crate::backend::process::tagging::{Finishing, Tagger};
 use crate::error::{PoolError, SubmitError};
 use crate::handle::deadline;
 use crate::ids::TaskKey;
 use crate::limits::KILL_WAIT;
+use crate::output::Output;
 use crate::primitives::unpoisoned;
-use crate::sched::{self, Event, Phase};
+use crate::sched::{Event, Phase};
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, Watch};
-
-/// What a pool does not change after it was built.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) recipe: Recipe,
-    pub(crate) sched: sched::Config,
-    pub(crate) max_pending: usize,
-    pub(crate) max_task: u64,
-    pub(crate) task_timeout: Option<Duration>,
-    pub(crate) retries: u32,
-    pub(crate) start_timeout: Duration,
-    pub(crate) grace: Duration,
-    /// The initializer and its encoded arguments.
-    pub(crate) initializer: Option<(crate::task::callee::Callee, Vec<u8>)>,
-}
+use crate::task::job::Outcome;
+use crate::trace;
+pub(crate) use courier::Courier;
+use observer::Observer;
+pub(crate) use settings::{EventHook, Settings, Workers};
+pub use timings::Times;
 
 /// A pool, as its handles, its threads and its user share it.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     core: Mutex<Core>,
@@ -53,8 +52,13 @@ pub(crate) struct Shared {
     phase: Condvar,
     watch: Arc<Watch>,
     bell: Arc<Doorbell>,
+    pub(crate) courier: Arc<Courier>,
+    /// Tells the observer, if there is one.
+    herald: Arc<Courier>,
     service_threads: OnceLock<Vec<ThreadId>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Writes what is left of the workers' output.
+    finishing: OnceLock<Finishing>,
     owner: u32,
 }
 
@@ -69,16 +73,30 @@ impl Shared {
             .map_err(PoolError::os("cannot watch an eventfd"))?;
         let (spawner, requests) = mpsc::channel();
         let (settings, watch) = (Arc::new(settings), Arc::new(watch));
+        let courier = Arc::new(Courier::new(format!("{}-callbacks", settings.name)));
+        let herald = Arc::new(Courier::new(format!("{}-events", settings.name)));
+        let mut core =
+            Core::new(Arc::clone(&settings), Arc::clone(&watch), Arc::clone(&courier), spawner);
+        let tagged = |recipe: &Recipe| [recipe.stdout, recipe.stderr].contains(&Output::Tagged);
+        if settings.recipe().is_some_and(tagged) {
+            core.tagger = Some(Tagger::start(&settings.name)?);
+        }
+        if settings.on_event.0.is_some() || trace::is_on() {
+            core.observer = Some(Observer::new(Arc::clone(&herald), settings::observe(&settings)));
+        }
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(Arc::clone(&settings), Arc::clone(&watch), spawner)),
+            core: Mutex::new(core),
             settings,
             space: Condvar::new(),
             space_waiters: AtomicUsize::new(0),
             phase: Condvar::new(),
             watch,
             bell: Arc::new(bell),
+            courier,
+            herald,
             service_threads: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
+            finishing: OnceLock::new(),
             owner: std::process::id(),
         });
         shared.start_threads(requests)?;
@@ -91,12 +109,11 @@ impl Shared {
         self: &Arc<Self>,
         requests: mpsc::Receiver<core::SpawnRequest>,
     ) -> Result<(), PoolError> {
-        let thread = |name: &str| {
-            std::thread::Builder::new().name(format!("{}-{name}", self.settings.recipe.pool))
-        };
+        let thread =
+            |name: &str| std::thread::Builder::new().name(format!("{}-{name}", self.settings.name));
         let (one, other) = (Arc::clone(self), Arc::clone(self));
         let spawner = thread("spawner")
-            .spawn(move || service::spawn_workers(&one, &requests))
+            .spawn(move || starting::spawn_workers(&one, &requests))
             .map_err(PoolError::os("cannot start a thread"))?;
         self.threads_mut().push(spawner);
         let io = thread("io").spawn(move || service::serve(&other)).map_err(|error| {
@@ -158,11 +175,15 @@ impl Shared {
     }
 
     /// Lets the lock go, then does what must not be done with it held.
-    pub(crate) fn finish(&self, core: MutexGuard<'_, Core>, effects: Effects) {
+    pub(crate) fn finish(&self, core: MutexGuard<'_, Core>, mut effects: Effects) {
         let room = core.has_room(self.settings.max_pending);
         drop(core);
         if effects.hurry {
             self.bell.ring();
+        }
+        if let Some(tagger) = effects.tagger.take() {
+            // the last worker is gone, once
+            let _ = self.finishing.set(tagger.finish());
         }
         if effects.phase_changed {
             self.phase.notify_all();
@@ -199,6 +220,24 @@ impl Shared {
         Ok(Some(key))
     }
 
+    /// Settles a slot that the scheduler knows nothing of.
+    pub(crate) fn settle(&self, slot: Arc<TaskSlot>, outcome: Outcome, finish: Option<Finish>) {
+        match finish {
+            // nobody else has it yet
+            None => drop(slot.settle(outcome)),
+            Some(finish) => {
+                self.courier.send(move || core::settle_finished(&slot, outcome, finish));
+            }
+        }
+    }
+
+    /// Waits until all callbacks have been called, events told, and output written.
+    pub(crate) fn wait_for_callbacks(&self, deadline: Option<Instant>) -> bool {
+        self.courier.wait(deadline)
+            && self.herald.wait(deadline)
+            && self.finishing.get().is_none_or(|finishing| finishing.wait(deadline))
+    }
+
     /// Whether the pool takes tasks.
     pub(crate) fn check_open(&self) -> Result<(), SubmitError> {
         self.lock().check_open()
@@ -213,7 +252,8 @@ impl Shared {
         let grace_ns = u64::try_from(grace.as_nanos()).unwrap_or(u64::MAX >> 1);
         self.event(Event::Terminate { grace_ns });
         self.bell.ring();
-        if !self.on_service_thread() {
+        // a callback, which runs on none of the threads that stopping takes, may wait
+        if !self.on_service_thread() && !self.is_worked_for_by_this_thread() {
             self.wait_stopped(Some(deadline(grace.saturating_add(KILL_WAIT))));
         }
     }
@@ -236,9 +276,20 @@ impl Shared {
         true
     }
 
+    /// Keeps the handle of a thread that is ending, until the pool's threads are collected.
+    fn keep_thread(&self, thread: JoinHandle<()>) {
+        let mut threads = self.threads_mut();
+        // of a pool that recycles its threads, those that have ended need not be kept
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+    }
+
     /// Collects the pool's threads. They end by themselves when all workers are gone.
     pub(crate) fn reap_threads(&self) {
-        if self.lock().sched.phase() < Phase::Stopped || self.on_service_thread() {
+        if self.lock().sched.phase() < Phase::Stopped
+            || self.on_service_thread()
+            || self.is_worked_for_by_this_thread()
+        {
             return;
         }
         let threads = std::mem::take(&mut *self.threads_mut());
@@ -248,7 +299,16 @@ impl Shared {
         }
     }
 
-    pub(crate) fn on_service_thread(&self) -> bool {
+    /// Whether this is one of the pool's own threads: it can't wait for itself.
+    pub(crate) fn on_own_thread(&self) -> bool {
+        self.on_service_thread()
+            || self.is_worked_for_by_this_thread()
+            || self.courier.is_this_thread()
+            || self.herald.is_this_thread()
+    }
+
+    /// Whether this is the thread that reads replies, or the one that starts workers.
+    fn on_service_thread(&self) -> bool {
         let current = std::thread::current().id();
         self.service_threads.get().is_some_and(|threads| threads.contains(&current))
     }

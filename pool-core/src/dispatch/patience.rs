@@ -1,20 +1,12 @@
 //! Time that must not be held against a task, and patience that must end: pauses of this process, and workers that stand still.
 
 use super::core::{Core, Effects};
-use crate::ids::{Lease, WorkerKey};
+use crate::backend::process::link::Still;
+use crate::ids::WorkerKey;
 use crate::limits::{PAUSE_NS, PAUSES, STILL_NS};
 use crate::sched::Event;
 use crate::sys::signal::GroupSignal;
 use crate::transport::status::Progress;
-
-/// The first task that a worker has not answered, and how far the bytes of its arguments or of its reply have come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Still {
-    lease: Lease,
-    is_over: bool,
-    moved: usize,
-    since: u64,
-}
 
 impl Core {
     /// Whether this process did not run although it should have (SIGSTOP, a frozen container, a machine that swaps): what has happened meanwhile is
@@ -45,7 +37,7 @@ impl Core {
     /// still. (A running task is judged by its limit.) A stopped worker, mostly.
     pub(super) fn check_still(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         let Some((still, limit)) = self.standing(worker, now) else { return };
-        let Some(link) = self.link_mut(worker) else { return };
+        let Some(link) = self.process_mut(worker) else { return };
         let known = link.still.filter(|known| Still { since: now, ..*known } == still);
         let since = known.unwrap_or(still).since;
         link.still = Some(Still { since, ..still });
@@ -55,7 +47,7 @@ impl Core {
             self.next_limit_check = self.next_limit_check.min(due);
         } else if still.is_over {
             self.event(Event::Expired { worker, lease: still.lease }, now, effects);
-        } else if let Some(link) = self.link_mut(worker) {
+        } else if let Some(link) = self.process_mut(worker) {
             // nothing was started, so nothing is lost: others get its tasks when it is gone
             link.killed = true;
             link.signal(GroupSignal::Kill);
@@ -63,9 +55,9 @@ impl Core {
     }
 
     fn standing(&self, worker: WorkerKey, now: u64) -> Option<(Still, u64)> {
-        let link = self.link(worker)?;
+        let link = self.link(worker)?.as_process()?;
         let (task, lease) = self.sched.worker(worker)?.running_order().next()?;
-        let limit = self.bodies.get(task.index())?.as_ref()?.limit_ns?;
+        let limit = self.bodies.get(task.index())?.as_ref()?.limits.hard_ns?;
         let is_over = match link.page.progress(lease) {
             Progress::Queued => false,
             Progress::Over => true,

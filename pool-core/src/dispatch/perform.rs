@@ -2,15 +2,18 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Outcome;
 use super::core::{Core, Effects, Payload, SpawnRequest};
 use super::service::reply_token;
+use crate::backend::Link;
 use crate::backend::process::link::Reading;
 use crate::error::{ExitCause, TaskError, TaskInfo};
+use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
 use crate::sys::signal::GroupSignal;
+use crate::task::job::Outcome;
 use crate::transport::status::Progress;
 use crate::transport::tasks::Unsent;
 use crate::wire::to_worker::ToWorker;
@@ -32,6 +35,7 @@ impl Core {
             if self.phase == Phase::Stopped {
                 // both threads of the pool end by this
                 self.spawner = None;
+                effects.tagger = self.tagger.take();
                 effects.hurry = true;
             }
         }
@@ -60,15 +64,15 @@ impl Core {
                 let event = Event::TakenBack { worker, lease, taken, why };
                 self.sched.handle(event, now, &mut self.actions);
             }
-            Action::Retire { worker } => {
-                if let Some(link) = self.link_mut(worker) {
-                    link.push(&ToWorker::Stop);
-                    self.flush(worker, now);
+            Action::Retire { worker } => self.retire(worker, now),
+            Action::Terminate { worker } => self.signal(worker, GroupSignal::Terminate),
+            Action::Kill { worker } => self.kill(worker, now, effects),
+            Action::Retried { task } => {
+                if let Some(task) = self.task_info(task) {
+                    self.tell(|| PoolEvent::TaskRetried { task });
                 }
             }
-            Action::Terminate { worker } => self.signal(worker, GroupSignal::Terminate),
-            Action::Kill { worker } => self.signal(worker, GroupSignal::Kill),
-            Action::Settle { task, verdict } => self.settle(task, verdict, effects),
+            Action::Settle { task, verdict } => self.settle(task, verdict, now, effects),
         }
     }
 
@@ -77,11 +81,24 @@ impl Core {
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
             return;
         };
-        match &body.payload {
-            Payload::Inline(input) => link.push_task(lease, body.callee, input),
-            Payload::Big(input) => link.push_big_task(lease, body.callee, input.clone()),
+        link.page().announce(lease, body.id);
+        if let Some(observer) = &mut self.observer {
+            let (worker, pid) = (WorkerIndex(link.seat()), link.pid());
+            observer.tell(PoolEvent::TaskStarted { task: body.info(), worker, pid });
         }
-        if let Some(limit) = body.limit_ns {
+        match (link, &body.payload) {
+            (Link::Process(link), Payload::Inline(input)) => {
+                link.push_task(lease, body.callee, input);
+            }
+            (Link::Process(link), Payload::Big(input)) => {
+                link.push_big_task(lease, body.callee, Arc::clone(input));
+            }
+            (Link::Thread(link), Payload::Direct(job)) => link.push_task(lease, Arc::clone(job)),
+            (Link::Process(_), Payload::Direct(_)) | (Link::Thread(_), _) => {
+                debug_assert!(false, "a pool's tasks are made for its kind of workers");
+            }
+        }
+        if let Some(limit) = body.limits.first() {
             self.next_limit_check = self.next_limit_check.min(now.saturating_add(limit));
         }
     }
@@ -90,17 +107,38 @@ impl Core {
         if !self.attended_next {
             self.unpark(worker);
         }
-        let Some(link) = self.link_mut(worker) else { return };
-        if link.flush() == Err(Unsent::Stuck) {
-            link.violated = true;
-            self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
+        match self.link_mut(worker) {
+            Some(Link::Process(link)) => {
+                link.violated |= link.flush() == Err(Unsent::Stuck);
+                if link.violated {
+                    self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
+                }
+            }
+            Some(Link::Thread(link)) => link.flush(),
+            None => {}
+        }
+    }
+
+    fn retire(&mut self, worker: WorkerKey, now: u64) {
+        let settings = Arc::clone(&self.settings);
+        match self.link_mut(worker) {
+            Some(Link::Process(link)) => {
+                if let Some((callee, input)) = &settings.finalizer {
+                    link.push(&ToWorker::Finalize { callee: *callee, input });
+                    link.finalizing = true;
+                }
+                link.push(&ToWorker::Stop);
+                self.flush(worker, now);
+            }
+            Some(Link::Thread(link)) => link.stop(),
+            None => {}
         }
     }
 
     /// Has the replies of a worker read by the pool's thread, unless somebody else reads them.
     pub(super) fn unpark(&mut self, worker: WorkerKey) {
         let watch = Arc::clone(&self.watch);
-        if let Some(link) = self.link_mut(worker)
+        if let Some(link) = self.process_mut(worker)
             && link.reading == Reading::Parked
             && watch.add(link.stream.as_fd(), reply_token(worker)).is_ok()
         {
@@ -110,22 +148,47 @@ impl Core {
 
     fn take_back(&self, worker: WorkerKey, lease: Lease, why: Why) -> Taken {
         let Some(link) = self.link(worker) else { return Taken::No };
-        if link.page.revoke(lease) {
-            Taken::Revoked
-        } else if why == Why::Cancelled
-            && (link.page.condemn(lease) || link.page.progress(lease) == Progress::Scribbled)
-        {
-            Taken::Condemned
-        } else {
-            Taken::No
+        if link.page().revoke(lease) {
+            return Taken::Revoked;
+        }
+        match link {
+            Link::Process(link)
+                if why == Why::Cancelled
+                    && (link.page.condemn(lease)
+                        || link.page.progress(lease) == Progress::Scribbled) =>
+            {
+                self.keep_output(worker, lease);
+                Taken::Condemned
+            }
+            Link::Process(_) => Taken::No,
+            Link::Thread(link) => {
+                // nobody can end a thread, but its task may look
+                if why == Why::Cancelled {
+                    link.port.page.wish_end(lease);
+                }
+                Taken::No
+            }
         }
     }
 
-    /// A worker whose process is only being started is signalled when it is there.
+    /// A worker that is only being started is signalled when it is there.
     fn signal(&mut self, worker: WorkerKey, signal: GroupSignal) {
-        if let Some(link) = self.link_mut(worker) {
-            link.killed = true;
-            link.signal(signal);
+        match self.link_mut(worker) {
+            Some(Link::Process(link)) => {
+                link.killed = true;
+                link.signal(signal);
+            }
+            Some(Link::Thread(link)) => link.abandon(),
+            None => {}
+        }
+    }
+
+    /// A process ends by it, which its pidfd will tell. A thread that has not ended by now is given up: it ends when its task does.
+    fn kill(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        self.signal(worker, GroupSignal::Kill);
+        if let Some(Link::Thread(link)) = self.link_mut(worker) {
+            drop(link.thread.take());
+            self.on_thread_gone(worker, now, effects);
         }
     }
 
@@ -133,22 +196,30 @@ impl Core {
     pub(super) fn settle_forgotten(&mut self, effects: &mut Effects) {
         let reason = self.sched.broken().map(ToString::to_string).unwrap_or_default();
         for body in self.bodies.iter_mut().filter_map(Option::take) {
-            effects.settled.push((body.slot, Err(TaskError::PoolBroken(reason.clone()))));
+            let outcome = Err(TaskError::PoolBroken(reason.clone()));
+            effects.settle(body.slot, outcome, body.finish, &self.courier);
             effects.garbage.push(body.payload);
         }
         self.limited = 0;
     }
 
-    fn settle(&mut self, task: TaskKey, verdict: Verdict, effects: &mut Effects) {
+    fn settle(&mut self, task: TaskKey, verdict: Verdict, now: u64, effects: &mut Effects) {
         #[cfg(test)]
         fail_on_own_thread(&verdict);
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
-        self.limited -= usize::from(body.limit_ns.is_some());
+        self.limited -= usize::from(body.limits.any());
+        let elapsed = (verdict == Verdict::Replied).then_some(self.reply_ns);
+        if let Some(run_ns) = elapsed {
+            self.timings.observe(now.saturating_sub(body.submitted_ns), run_ns);
+        }
         let outcome: Outcome = match verdict {
             Verdict::Replied => self.reply.take().unwrap_or(Err(TaskError::Terminated)),
             Verdict::Lost(worker) => Err(self.lost(worker, body.info())),
+            Verdict::Quarantined(workers) => {
+                Err(TaskError::Quarantined { task: body.info(), workers })
+            }
             Verdict::TimedOut => Err(TaskError::TimedOut),
             Verdict::Cancelled => Err(TaskError::Cancelled),
             Verdict::Terminated => Err(TaskError::Terminated),
@@ -158,14 +229,22 @@ impl Core {
                 None => TaskError::Terminated,
             }),
         };
-        effects.settled.push((body.slot, outcome));
+        if let Some(observer) = &mut self.observer {
+            let (task, error) = (body.info(), outcome.as_ref().err().cloned());
+            let elapsed = elapsed.map(Duration::from_nanos);
+            observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
+        }
+        effects.settle(body.slot, outcome, body.finish, &self.courier);
         effects.garbage.push(body.payload);
     }
 
     /// The scheduler has forgotten the worker already; its link has not.
     fn lost(&self, worker: WorkerKey, task: TaskInfo) -> TaskError {
         let (seat, pid, cause) = match self.link(worker) {
-            Some(link) => (link.seat, link.pid, link.cause.unwrap_or(ExitCause::Unknown)),
+            Some(link) => {
+                let cause = link.as_process().and_then(|link| link.cause);
+                (link.seat(), link.pid(), cause.unwrap_or(ExitCause::Unknown))
+            }
             None => (0, 0, ExitCause::Unknown),
         };
         TaskError::WorkerLost { worker: WorkerIndex(seat), pid, cause, task }

@@ -4,21 +4,24 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::core::{Core, Effects};
+use crate::backend::Link;
+use crate::backend::process::exit::{LAST_ROUNDS, judge};
 use crate::backend::process::link::{Reading, Stage};
 use crate::codec;
 use crate::error::{ExitCause, PoolError, TaskError};
-use crate::ids::{Lease, WorkerKey};
-use crate::sched::Event;
+use crate::events::PoolEvent;
+use crate::ids::{Lease, WorkerIndex, WorkerKey};
+use crate::limits::MEMORY_CHECK_NS;
+use crate::output::TaskOutput;
+use crate::sched::{Event, WorkerPhase};
 use crate::sys::process;
-use crate::sys::signal::{GroupSignal, KILL};
+use crate::sys::signal::GroupSignal;
 use crate::task::entry::Fault;
+use crate::task::job::{Outcome, Value};
 use crate::transport::replies::Round;
 use crate::transport::status::Progress;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
-
-/// What a dead worker can have left is less than one round; a descendant that holds the socket could go on for ever.
-const LAST_ROUNDS: usize = 4;
 
 impl Core {
     /// Reads what the worker has sent, and acts on it.
@@ -28,8 +31,13 @@ impl Core {
         now: u64,
         effects: &mut Effects,
     ) -> Round {
-        let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
-            return Round::End;
+        let link = match self.links.get_mut(worker.index()).and_then(Option::as_mut) {
+            Some(Link::Process(link)) => link,
+            Some(Link::Thread(_)) => {
+                self.read_thread(worker, now, effects);
+                return Round::Drained;
+            }
+            None => return Round::End,
         };
         if link.violated {
             return Round::End;
@@ -48,6 +56,7 @@ impl Core {
         if !understood {
             self.violation(worker, now, effects);
         }
+        self.check_memory(worker, now, effects);
         self.event(Event::RepliesRead { worker }, now, effects);
         if round == Ok(Round::Budget) {
             // the rest rings no bell
@@ -58,7 +67,7 @@ impl Core {
     }
 
     fn violation(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
-        if let Some(link) = self.link_mut(worker) {
+        if let Some(link) = self.process_mut(worker) {
             link.violated = true;
         }
         self.event(Event::Violated { worker }, now, effects);
@@ -73,12 +82,17 @@ impl Core {
         now: u64,
         effects: &mut Effects,
     ) -> bool {
-        let Some(link) = self.link_mut(worker) else { return true };
+        let Some(link) = self.process_mut(worker) else { return true };
         match (header.kind, link.stage) {
             (Kind::Done | Kind::Fault, Stage::Ready) => {
                 self.on_reply(worker, header, body, now, effects)
             }
             (Kind::Bell, Stage::Ready) => true, // the lane is read in any case
+            (Kind::Printed, Stage::Ready) => {
+                let Some(output) = TaskOutput::decode(&body) else { return false };
+                self.put_output(worker, header.lease, output);
+                true
+            }
             (Kind::PieceTaken, Stage::Ready) => {
                 let taken = link.piece_taken();
                 self.flush(worker, now);
@@ -92,7 +106,17 @@ impl Core {
             (Kind::Ready, Stage::Greeted) => {
                 link.stage = Stage::Ready;
                 effects.phase_changed = true;
+                let (seat, pid) = (WorkerIndex(link.seat), link.pid);
+                self.tell(|| PoolEvent::WorkerReady { worker: seat, pid });
                 self.event(Event::Ready { worker }, now, effects);
+                true
+            }
+            (Kind::Finalized | Kind::FinalizerFailed, Stage::Ready) if link.finalizing => {
+                link.finalizing = false;
+                let Some(outcome) = self.outcome(header.kind == Kind::Finalized, body) else {
+                    return false;
+                };
+                self.finalized.push(outcome);
                 true
             }
             (Kind::InitFailed, Stage::Greeted) => {
@@ -125,37 +149,54 @@ impl Core {
             // nobody gave it this task
             return false;
         }
-        self.reply = Some(if kind == Kind::Done {
-            Ok(body)
-        } else {
-            match codec::decode::<Fault>(&body) {
-                Ok(fault) => Err(fault.into_error(self.settings.recipe.max_result)),
-                Err(_) => return false,
-            }
-        });
+        let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
+        self.reply = Some(outcome);
+        self.reply_ns = elapsed_ns;
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
         // not taken: the task was settled before
         self.reply = None;
         true
     }
 
+    /// What the body of a frame says; `None` if it says nothing.
+    fn outcome(&self, is_value: bool, body: Vec<u8>) -> Option<Outcome> {
+        if is_value {
+            return Some(Ok(Value::Encoded(body)));
+        }
+        let fault = codec::decode::<Fault>(&body).ok()?;
+        Some(Err(fault.into_error(self.settings.max_result)))
+    }
+
+    /// A worker that has answered may have grown too large.
+    fn check_memory(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        let Some(max) = self.settings.max_memory else { return };
+        let Some(link) = self.process_mut(worker).filter(|link| link.next_memory_check <= now)
+        else {
+            return;
+        };
+        link.next_memory_check = now + MEMORY_CHECK_NS;
+        if process::resident_bytes(link.pid).is_some_and(|bytes| bytes > max) {
+            self.event(Event::Outgrown { worker }, now, effects);
+        }
+    }
+
     fn on_hello(&mut self, body: &[u8], now: u64, effects: &mut Effects) -> bool {
         let Ok(hello) = codec::decode::<Hello>(body) else { return false };
-        let depth = self.settings.recipe.role.depth + 1;
+        let depth = self.settings.recipe().map_or(0, |recipe| recipe.role.depth + 1);
         if let Some(reason) = hello.refuse(depth, self.image) {
             self.refuse(PoolError::StartFailed(reason), now, effects);
         }
         true
     }
 
-    fn refuse(&mut self, reason: PoolError, now: u64, effects: &mut Effects) {
+    pub(super) fn refuse(&mut self, reason: PoolError, now: u64, effects: &mut Effects) {
         effects.phase_changed = true;
         self.event(Event::Refused { reason }, now, effects);
     }
 
     /// The process has ended: its last replies are taken, and only then is judged what its death has cost.
     pub(super) fn on_exit(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
-        let Some(link) = self.link_mut(worker) else { return };
+        let Some(link) = self.process_mut(worker) else { return };
         // what it has started ends with it; its number is its own until it is reaped below
         link.signal(GroupSignal::Kill);
         for _ in 0..LAST_ROUNDS {
@@ -164,7 +205,7 @@ impl Core {
             }
         }
         let watch = Arc::clone(&self.watch);
-        let Some(link) = self.link_mut(worker) else { return };
+        let Some(link) = self.process_mut(worker) else { return };
         let Some(exit) = link.pidfd.try_reap() else { return };
         let (violated, killed) = (link.violated, link.killed);
         // failing to unwatch what is about to be closed changes nothing
@@ -173,15 +214,21 @@ impl Core {
             let _ = watch.remove(link.stream.as_fd());
         }
         link.reading = Reading::Ended;
-        let cause = if violated {
-            ExitCause::Protocol
-        } else if self.was_out_of_memory(exit) && !killed {
-            ExitCause::OutOfMemory
-        } else {
-            exit
-        };
+        let leaving = self.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Retiring);
+        let cause = judge(exit, violated, killed, &mut self.oom_kills);
         let started = self.started(worker);
-        if let Some(link) = self.link_mut(worker) {
+        if let Some(&running) = started.first() {
+            self.keep_output(worker, running);
+        }
+        if let Some(link) = self.process_mut(worker) {
+            let (seat, pid) = (WorkerIndex(link.seat), link.pid);
+            let left = leaving && cause == ExitCause::Exited(0);
+            self.tell(|| match left {
+                true => PoolEvent::WorkerLeft { worker: seat, pid },
+                false => PoolEvent::WorkerLost { worker: seat, pid, cause },
+            });
+        }
+        if let Some(link) = self.process_mut(worker) {
             link.cause = Some(cause);
         }
         effects.phase_changed = true;
@@ -190,19 +237,11 @@ impl Core {
     }
 
     /// The tasks that a dead worker had begun and not answered.
-    fn started(&self, worker: WorkerKey) -> Vec<Lease> {
+    pub(super) fn started(&self, worker: WorkerKey) -> Vec<Lease> {
         let (Some(link), Some(state)) = (self.link(worker), self.sched.worker(worker)) else {
             return Vec::new();
         };
-        let begun = |lease: &Lease| link.page.progress(*lease) != Progress::Queued;
+        let begun = |lease: &Lease| link.page().progress(*lease) != Progress::Queued;
         state.running_order().map(|(_, lease)| lease).filter(begun).collect()
-    }
-
-    /// The kernel counts its out-of-memory kills for the whole machine, and tells nobody whom it killed. So a SIGKILL that the pool did not send is
-    /// taken for one if the count has gone up since a worker was last started or lost: a good guess, and no more.
-    fn was_out_of_memory(&mut self, exit: ExitCause) -> bool {
-        let before = std::mem::replace(&mut self.oom_kills, process::oom_kills());
-        matches!(exit, ExitCause::Signaled { signal: KILL, .. })
-            && matches!((before, self.oom_kills), (Some(before), Some(now)) if now > before)
     }
 }

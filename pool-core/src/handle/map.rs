@@ -3,10 +3,10 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::{AsyncResult, deadline};
+use super::{AsyncResult, CompletionQueue, TaskRef, deadline};
 use crate::error::TaskError;
 use crate::task::chunk::Chunk;
 
@@ -25,62 +25,152 @@ use crate::task::chunk::Chunk;
 /// ```
 #[must_use = "dropping it detaches the tasks; use `drop` to say so"]
 pub struct MapResult<R> {
-    chunks: Vec<(AsyncResult<Chunk<R>>, usize)>,
-    /// For the future: what has been awaited.
-    awaited: Vec<Chunk<R>>,
+    parts: Vec<Part<R>>,
+    /// The tasks, if there is one handle for all of them.
+    gathered: Option<Vec<TaskRef>>,
+    fail_fast: bool,
+    taken: bool,
+}
+
+/// A task, and what it has given.
+struct Part<R> {
+    handle: AsyncResult<Chunk<R>>,
+    items: usize,
+    chunk: Option<Chunk<R>>,
+}
+
+impl<R> Part<R> {
+    /// The outcome of a task that is ready.
+    fn arrived(&mut self) -> &Chunk<R> {
+        let Part { handle, items, chunk } = self;
+        chunk.get_or_insert_with(|| {
+            outcome(handle.take().unwrap_or(Err(TaskError::AlreadyTaken)), *items)
+        })
+    }
 }
 
 impl<R> MapResult<R> {
     /// Handles with the number of their items.
     pub(crate) fn new(chunks: Vec<(AsyncResult<Chunk<R>>, usize)>) -> Self {
-        MapResult { chunks, awaited: Vec::new() }
+        let part = |(handle, items)| Part { handle, items, chunk: None };
+        let parts = chunks.into_iter().map(part).collect();
+        MapResult { parts, gathered: None, fail_fast: false, taken: false }
     }
 
-    /// Waits for all results. All items are run, also after one has failed.
+    /// One handle for the items of all these tasks.
+    pub(crate) fn gathered(
+        whole: AsyncResult<Chunk<R>>,
+        items: usize,
+        tasks: Vec<TaskRef>,
+    ) -> Self {
+        MapResult { gathered: Some(tasks), ..MapResult::new(vec![(whole, items)]) }
+    }
+
+    /// The first error ends the rest.
+    pub(crate) fn failing_fast(self) -> Self {
+        MapResult { fail_fast: true, ..self }
+    }
+
+    /// Waits for all results. All items are run, also after one has failed, unless the call was to [`fail_fast`](crate::Call::fail_fast).
     ///
     /// # Errors
     /// The error of the first item, in the order of the input, that has no result.
-    pub fn get(self) -> Result<Vec<R>, TaskError> {
-        join(self.take_chunks())
+    pub fn get(mut self) -> Result<Vec<R>, TaskError> {
+        self.get_until(None).unwrap_or(Err(TaskError::AlreadyTaken))
+    }
+
+    /// Waits for all results for at most `timeout`. The tasks go on when the time is up, and the handle stays good.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`TaskError::NotReady`] when the time is up, [`TaskError::AlreadyTaken`] if an earlier call has given the results.
+    pub fn get_timeout(&mut self, timeout: Duration) -> Result<Vec<R>, TaskError> {
+        self.get_until(Some(deadline(timeout))).unwrap_or(Err(TaskError::NotReady(timeout)))
+    }
+
+    fn get_until(&mut self, deadline: Option<Instant>) -> Option<Result<Vec<R>, TaskError>> {
+        if self.taken {
+            return Some(Err(TaskError::AlreadyTaken));
+        }
+        if self.fail_fast {
+            self.wait_for_failure(deadline);
+        }
+        self.wait_until(deadline).then(|| self.join())
+    }
+
+    /// Waits until an item has failed, and cancels the others then; or until all are there.
+    fn wait_for_failure(&mut self, deadline: Option<Instant>) {
+        let queue = CompletionQueue::new();
+        for (index, part) in self.parts.iter().enumerate() {
+            queue.watch(index as u64, part.handle.task());
+        }
+        for _ in 0..self.parts.len() {
+            let Some(index) = queue.pop(deadline) else { return };
+            if self.parts[index as usize].arrived().first_error().is_some() {
+                self.cancel();
+                return;
+            }
+        }
+    }
+
+    /// All values, or the error.
+    fn join(&mut self) -> Result<Vec<R>, TaskError> {
+        self.taken = true;
+        let whole = self.take_whole();
+        let error = if self.fail_fast { whole.cause() } else { whole.first_error() };
+        error.map_or_else(|| whole.into_values(), Err)
+    }
+
+    fn take_whole(&mut self) -> Chunk<R> {
+        Chunk::concat(self.parts.drain(..).filter_map(|mut part| {
+            part.arrived();
+            part.chunk
+        }))
     }
 
     /// Waits for all items and gives an outcome for each. A worker that dies takes the results of the chunk with it that it was
     /// working on: all items of that chunk then have the same error.
     #[must_use]
-    pub fn get_each(self) -> Vec<Result<R, TaskError>> {
-        self.take_chunks().into_iter().flat_map(Chunk::into_outcomes).collect()
-    }
-
-    fn take_chunks(self) -> Vec<Chunk<R>> {
-        let MapResult { chunks, awaited: mut taken } = self;
-        for (chunk, items) in chunks.into_iter().skip(taken.len()) {
-            taken.push(outcome(chunk.get(), items));
-        }
-        taken
+    pub fn get_each(mut self) -> Vec<Result<R, TaskError>> {
+        self.wait();
+        self.take_whole().into_outcomes().collect()
     }
 
     /// Waits until all items have a result or have failed.
     pub fn wait(&self) {
-        self.chunks.iter().for_each(|(chunk, _)| chunk.wait());
+        self.wait_until(None);
     }
 
     /// Waits for at most `timeout`; returns whether all items have a result or have failed.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        let deadline = deadline(timeout);
-        self.chunks.iter().all(|(chunk, _)| {
-            chunk.wait_timeout(deadline.saturating_duration_since(Instant::now()))
-        })
+        self.wait_until(Some(deadline(timeout)))
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        self.parts.iter().all(|part| part.handle.task().wait(deadline))
     }
 
     /// Whether all items have a result or have failed. Never blocks.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.chunks.iter().all(|(chunk, _)| chunk.ready())
+        self.parts.iter().all(|part| part.handle.ready())
+    }
+
+    /// Has the waker woken when the first chunk that is not ready becomes so; `false`: all are ready.
+    pub(super) fn register_first(&self, waker: &Waker) -> bool {
+        self.parts.iter().any(|part| part.handle.task().slot().register(waker))
+    }
+
+    pub(super) fn forget_all(&self, waker: &Waker) {
+        self.parts.iter().for_each(|part| part.handle.task().slot().forget(waker));
     }
 
     /// Cancels what has not finished; returns whether anything was cancelled.
     pub fn cancel(&self) -> bool {
-        self.chunks.iter().fold(false, |any, (chunk, _)| chunk.cancel() | any)
+        let any = |any: bool, task: &TaskRef| task.cancel() | any;
+        match &self.gathered {
+            Some(tasks) => tasks.iter().fold(false, any),
+            None => self.parts.iter().map(|part| part.handle.task()).fold(false, any),
+        }
     }
 }
 
@@ -96,30 +186,30 @@ pub(crate) fn outcome<R>(chunk: Result<Chunk<R>, TaskError>, items: usize) -> Ch
     }
 }
 
-/// All values, or the first error.
-fn join<R>(chunks: Vec<Chunk<R>>) -> Result<Vec<R>, TaskError> {
-    let mut all = Vec::new();
-    for chunk in chunks {
-        let mut values = chunk.into_values()?;
-        if all.is_empty() {
-            all = values;
-        } else {
-            all.append(&mut values);
-        }
-    }
-    Ok(all)
-}
-
 impl<R: Unpin> Future for MapResult<R> {
     type Output = Result<Vec<R>, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        while let Some((chunk, items)) = this.chunks.get_mut(this.awaited.len()) {
-            let Poll::Ready(ready) = Pin::new(chunk).poll(context) else { return Poll::Pending };
-            this.awaited.push(outcome(ready, *items));
+        if this.taken {
+            return Poll::Ready(Err(TaskError::AlreadyTaken));
         }
-        Poll::Ready(join(std::mem::take(&mut this.awaited)))
+        let mut failed = false;
+        let mut pending = false;
+        for part in this.parts.iter_mut().filter(|part| part.chunk.is_none()) {
+            if part.handle.task().slot().register(context.waker()) {
+                pending = true;
+                if !this.fail_fast {
+                    break;
+                }
+            } else {
+                failed |= part.arrived().first_error().is_some();
+            }
+        }
+        if failed && pending && this.fail_fast {
+            this.cancel();
+        }
+        if pending { Poll::Pending } else { Poll::Ready(this.join()) }
     }
 }
 

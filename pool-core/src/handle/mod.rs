@@ -1,24 +1,37 @@
 //! Handles: what a caller has of a task that was submitted.
 
+mod joining;
 mod map;
+mod queue;
 mod wait;
+mod waitable;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+pub(crate) use joining::Joinable;
+pub use joining::Joining;
 pub use map::MapResult;
 pub(crate) use map::outcome as chunk_outcome;
-pub(crate) use wait::CompletionQueue;
-pub use wait::{AsCompleted, as_completed, wait_all, wait_any, wait_any_timeout};
+pub(crate) use queue::CompletionQueue;
+pub use wait::{
+    AsCompleted, CompletedStream, Unfinished, as_completed, first_error, wait_all, wait_any,
+    wait_any_timeout,
+};
+pub(crate) use waitable::{Pending, sentinel};
+pub use waitable::{Waitable, wait};
 
-use crate::dispatch::{Outcome, Shared, TaskSlot};
+use crate::dispatch::{Courier, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::ids::TaskKey;
-use crate::slot::Slot;
+use crate::output::TaskOutput;
+use crate::primitives::unpoisoned;
+use crate::sys::clock;
+use crate::task::job::{Outcome, Value};
 use crate::transport::status::Progress;
 
 /// The result of a task, as soon as there is one: to be blocked on with [`get`](AsyncResult::get), or awaited on any executor.
@@ -41,15 +54,18 @@ use crate::transport::status::Progress;
 #[must_use = "dropping the handle detaches the task; use `drop` to say so"]
 pub struct AsyncResult<R> {
     task: TaskRef,
-    decode: fn(&[u8], u64) -> Result<R, TaskError>,
+    decode: Decode<R>,
 }
+
+/// How a result becomes a value; the number is the largest result of the pool, for messages.
+pub(crate) type Decode<R> = fn(Value, u64) -> Result<R, TaskError>;
 
 /// A task, without the type of its result.
 #[derive(Clone)]
 pub(crate) struct TaskRef {
     shared: Arc<Shared>,
     slot: Arc<TaskSlot>,
-    /// `None` for a task that was settled before it was submitted.
+    /// `None`: the pool does not know the task, or not any more.
     key: Option<TaskKey>,
 }
 
@@ -62,16 +78,16 @@ impl TaskRef {
         &self.slot
     }
 
-    fn wait(&self, deadline: Option<Instant>) -> bool {
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         match self.key {
             Some(key) => self.shared.wait(key, &self.slot, deadline),
-            None => true,
+            None => self.slot.wait(deadline),
         }
     }
 
-    fn cancel(&self) -> bool {
+    pub(crate) fn cancel(&self) -> bool {
         let Some(key) = self.key else { return false };
-        let is_cancelled = |outcome: &Outcome| *outcome == Err(TaskError::Cancelled);
+        let is_cancelled = |outcome: &Outcome| matches!(outcome, Err(TaskError::Cancelled));
         if self.slot.is_settled() {
             return false;
         }
@@ -80,30 +96,60 @@ impl TaskRef {
     }
 
     fn pid(&self) -> Option<u32> {
+        self.running().map(|(pid, _)| pid)
+    }
+
+    /// The process that runs the task, and since when by the monotonic clock.
+    fn running(&self) -> Option<(u32, u64)> {
         let key = self.key?;
         let core = self.shared.lock();
-        if !core.is_task(key, &self.slot) {
-            return None;
+        let (link, lease) = core.running(key, &self.slot)?;
+        match link.page().progress(lease) {
+            Progress::Started { at_ns } => Some((link.pid(), at_ns)),
+            _ => None,
         }
-        let (worker, lease) = core.sched.lease_of(key)?;
-        let link = core.link(worker)?;
-        matches!(link.page.progress(lease), Progress::Started { .. }).then_some(link.pid)
+    }
+
+    fn request_cancel(&self) -> bool {
+        let Some(key) = self.key else { return false };
+        let core = self.shared.lock();
+        if let Some((link, lease)) = core.running(key, &self.slot)
+            && link.page().progress(lease) != Progress::Queued
+        {
+            link.page().wish_end(lease);
+            return !self.slot.is_settled();
+        }
+        drop(core);
+        // not started: it need not be
+        self.cancel()
+    }
+
+    fn on_done(&self, callback: impl FnOnce() + Send + 'static) {
+        let courier = Arc::clone(&self.shared.courier);
+        let errand = Arc::new(Errand { courier, callback: Mutex::new(Some(Box::new(callback))) });
+        if !self.slot.register(&Waker::from(Arc::clone(&errand))) {
+            errand.wake();
+        }
+    }
+}
+
+/// A callback that is sent to its thread when a slot wakes it.
+struct Errand {
+    courier: Arc<Courier>,
+    callback: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Wake for Errand {
+    fn wake(self: Arc<Self>) {
+        if let Some(callback) = unpoisoned(self.callback.lock()).take() {
+            self.courier.send(callback);
+        }
     }
 }
 
 impl<R> AsyncResult<R> {
-    pub(crate) fn new(task: TaskRef, decode: fn(&[u8], u64) -> Result<R, TaskError>) -> Self {
+    pub(crate) fn new(task: TaskRef, decode: Decode<R>) -> Self {
         AsyncResult { task, decode }
-    }
-
-    /// A handle of a task that never was one.
-    pub(crate) fn settled(
-        shared: &Arc<Shared>,
-        outcome: Outcome,
-        decode: fn(&[u8], u64) -> Result<R, TaskError>,
-    ) -> Self {
-        let slot = Arc::new(Slot::of(outcome));
-        AsyncResult::new(TaskRef::new(Arc::clone(shared), slot, None), decode)
     }
 
     pub(crate) fn task(&self) -> &TaskRef {
@@ -151,23 +197,76 @@ impl<R> AsyncResult<R> {
         self.task.slot.with(Result::is_ok).unwrap_or(false)
     }
 
-    /// Ends the task with [`TaskError::Cancelled`]: if it has not been started, it never is; if it runs, its worker is killed and
-    /// replaced. Returns whether it was cancelled: `false` if it had finished before. Never blocks.
+    /// Ends the task with [`TaskError::Cancelled`]: if it has not been started, it never is; if it runs, its worker process is killed and
+    /// replaced. A task that runs on a thread can't be ended: it is only asked to, as by [`request_cancel`](Self::request_cancel), and `false` is returned. Returns whether it was cancelled: `false` if it had finished before. Never blocks.
     pub fn cancel(&self) -> bool {
         self.task.cancel()
     }
 
-    /// The process id of the worker that is running the task; `None` while it waits and after it has ended.
+    /// Asks the task to come to an end: [`worker::cancelled`](crate::worker::cancelled) tells it from now on. What it makes of it is its own affair: its result, if it
+    /// has one, is the result of the handle. A task that has not been started is [cancelled](Self::cancel). Returns whether the task had not finished before. Never blocks.
+    pub fn request_cancel(&self) -> bool {
+        self.task.request_cancel()
+    }
+
+    /// The process id of the worker that is running the task (of this process, for a thread); `None` while it waits and after it has ended.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.task.pid()
     }
 
-    fn take(&self) -> Option<Result<R, TaskError>> {
+    /// What the task has printed, when it is ready, if the pool [captures](crate::Output::Captured) it; `None` if not, or if it has printed nothing. A map's tasks are its chunks,
+    /// whose output is not kept.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::Output;
+    /// let pool = pool_core::Pool::builder().processes(1).stdout(Output::Captured).build()?;
+    /// let handle = pool.apply_async(|| -> () { println!("so far"); std::process::abort() }, ())?;
+    /// handle.wait();
+    /// assert_eq!(handle.output().unwrap().stdout, b"so far\n");
+    /// # handle.get().unwrap_err();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn output(&self) -> Option<TaskOutput> {
+        self.task.slot.output()
+    }
+
+    /// When the worker has started the task; `None` while it waits and after it has ended.
+    #[must_use]
+    pub fn started_at(&self) -> Option<Instant> {
+        let (_, at_ns) = self.task.running()?;
+        let ago = Duration::from_nanos(clock::now_ns().saturating_sub(at_ns));
+        Instant::now().checked_sub(ago)
+    }
+
+    /// Has `callback` called on the pool's callback thread as soon as the task has a result or has failed: at once if it has. May be called several times. To have the
+    /// result in the callback, see [`Call::on_success`](crate::Call::on_success).
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// let pool = pool_core::Pool::new(1)?;
+    /// let handle = pool.apply_async(u64::pow, (3, 4))?;
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// handle.on_done(move || sender.send("done").unwrap());
+    /// assert_eq!(receiver.recv()?, "done");
+    /// assert!(handle.ready());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_done(&self, callback: impl FnOnce() + Send + 'static) {
+        self.task.on_done(callback);
+    }
+
+    pub(super) fn take(&self) -> Option<Result<R, TaskError>> {
         let outcome = self.task.slot.take()?;
-        let limit = self.task.shared.settings.recipe.max_result;
+        let limit = self.task.shared.settings.max_result;
         Some(match outcome {
-            Some(Ok(bytes)) => (self.decode)(&bytes, limit),
+            Some(Ok(value)) => (self.decode)(value, limit),
             Some(Err(error)) => Err(error),
             None => Err(TaskError::AlreadyTaken),
         })

@@ -1,13 +1,15 @@
 //! Waiting for the first of many.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Wake, Waker};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::{AsyncResult, TaskRef, deadline};
-use crate::primitives::unpoisoned;
+use futures_core::Stream;
+
+use super::queue::CompletionQueue;
+use super::{AsyncResult, deadline};
 
 /// Waits until one of the tasks has a result or has failed, and gives its index; `None` only if there are no handles.
 ///
@@ -44,6 +46,36 @@ pub fn wait_all<R>(handles: &[AsyncResult<R>]) {
     handles.iter().for_each(AsyncResult::wait);
 }
 
+/// Waits until one of the tasks has failed, and gives its index; `None` when all have a result.
+///
+/// Of several that have failed already, the first in the slice is given. Call [`AsyncResult::get`] on the handle to have the error.
+///
+/// ```
+/// # fn main() -> anyhow::Result<()> {
+/// # pool_core::init();
+/// let pool = pool_core::Pool::new(2)?;
+/// let parse = |text: String| -> anyhow::Result<u32> { Ok(text.parse()?) };
+/// let handles: Vec<_> = ["1", "two", "3"]
+///     .into_iter()
+///     .map(|text| pool.apply_async(parse, (text.to_owned(),)))
+///     .collect::<Result<_, _>>()?;
+/// assert_eq!(pool_core::first_error(&handles), Some(1));
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub fn first_error<R>(handles: &[AsyncResult<R>]) -> Option<usize> {
+    let failed = |handle: &AsyncResult<R>| handle.ready() && !handle.successful();
+    if let Some(index) = handles.iter().position(failed) {
+        return Some(index);
+    }
+    let watched = Watched::new(handles);
+    (0..handles.len())
+        .filter_map(|_| watched.queue.pop(None))
+        .map(|index| index as usize)
+        .find(|&index| failed(&handles[index]))
+}
+
 /// The handles in the order in which they become ready: an iterator whose `next()` blocks until the next task has a result or has failed.
 ///
 /// ```
@@ -67,7 +99,7 @@ pub fn as_completed<R>(handles: impl IntoIterator<Item = AsyncResult<R>>) -> AsC
     for (&token, handle) in &handles {
         queue.watch(token, handle.task());
     }
-    AsCompleted { queue, handles }
+    AsCompleted { queue, of: handles.len(), handles }
 }
 
 /// The iterator of [`as_completed`]. Dropping it detaches the tasks that are left.
@@ -75,6 +107,92 @@ pub fn as_completed<R>(handles: impl IntoIterator<Item = AsyncResult<R>>) -> AsC
 pub struct AsCompleted<R> {
     queue: CompletionQueue,
     handles: HashMap<u64, AsyncResult<R>>,
+    of: usize,
+}
+
+impl<R> AsCompleted<R> {
+    /// Like `next`, for at most `timeout`: zero only looks.
+    ///
+    /// # Errors
+    /// [`Unfinished`] if no further task has a result or has failed by then. They go on, and the iterator stays good.
+    pub fn next_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<AsyncResult<R>>, Unfinished> {
+        if self.handles.is_empty() {
+            return Ok(None);
+        }
+        match self.queue.pop(Some(deadline(timeout))) {
+            Some(token) => Ok(self.handles.remove(&token)),
+            None => Err(Unfinished { unfinished: self.handles.len(), of: self.of }),
+        }
+    }
+
+    /// The same handles in the same order as a `Stream`, for any executor.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use futures::StreamExt;
+    /// let pool = pool_core::Pool::new(2)?;
+    /// let handles: Vec<_> =
+    ///     (0..4u64).map(|i| pool.apply_async(u64::pow, (i, 2))).collect::<Result<_, _>>()?;
+    /// let mut ready = pool_core::as_completed(handles).into_stream();
+    /// futures::executor::block_on(async {
+    ///     let mut sum = 0;
+    ///     while let Some(handle) = ready.next().await {
+    ///         sum += handle.await?;
+    ///     }
+    ///     assert_eq!(sum, 14);
+    ///     anyhow::Ok(())
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_stream(self) -> CompletedStream<R> {
+        CompletedStream(self)
+    }
+}
+
+/// [`AsCompleted`] as a `Stream`. Dropping it detaches the tasks that are left.
+#[must_use = "streams do nothing until they are polled"]
+pub struct CompletedStream<R>(AsCompleted<R>);
+
+impl<R> Stream for CompletedStream<R> {
+    type Item = AsyncResult<R>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let AsCompleted { queue, handles, .. } = &mut self.get_mut().0;
+        if handles.is_empty() {
+            return Poll::Ready(None);
+        }
+        match queue.poll(context.waker()) {
+            Some(token) => Poll::Ready(handles.remove(&token)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl<R> Unpin for CompletedStream<R> {}
+
+impl<R> fmt::Debug for CompletedStream<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Not all tasks had ended in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{unfinished} of {of} tasks are unfinished")]
+pub struct Unfinished {
+    /// How many go on.
+    pub unfinished: usize,
+    /// How many there were.
+    pub of: usize,
 }
 
 impl<R> Iterator for AsCompleted<R> {
@@ -108,79 +226,29 @@ fn wait_any_until<R>(handles: &[AsyncResult<R>], deadline: Option<Instant>) -> O
     if handles.is_empty() {
         return None;
     }
-    let queue = CompletionQueue::new();
-    let watched: Vec<Waker> =
-        (0..).zip(handles).map(|(index, handle)| queue.watch(index, handle.task())).collect();
-    let ready = queue.pop(deadline);
-    // called in a loop, this must leave nothing behind in the tasks that are not ready
-    for (waker, handle) in watched.iter().zip(handles) {
-        handle.task().slot().forget(waker);
-    }
-    ready.map(|index| index as usize)
+    Watched::new(handles).queue.pop(deadline).map(|index| index as usize)
 }
 
-/// Tells which tasks are ready, in the order in which they became so.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CompletionQueue(Arc<Completions>);
-
-#[derive(Debug, Default)]
-struct Completions {
-    ready: Mutex<VecDeque<u64>>,
-    any: Condvar,
+/// Handles that are watched for a while. Called in a loop, this must leave nothing behind in the tasks that are not ready.
+struct Watched<'a, R> {
+    handles: &'a [AsyncResult<R>],
+    wakers: Vec<Waker>,
+    queue: CompletionQueue,
 }
 
-/// Wakes a queue with the token of one task.
-struct Token {
-    queue: Arc<Completions>,
-    token: u64,
-}
-
-impl Wake for Token {
-    fn wake(self: Arc<Self>) {
-        self.queue.push(self.token);
+impl<'a, R> Watched<'a, R> {
+    fn new(handles: &'a [AsyncResult<R>]) -> Watched<'a, R> {
+        let queue = CompletionQueue::new();
+        let watch = |(index, handle): (u64, &AsyncResult<R>)| queue.watch(index, handle.task());
+        let wakers = (0..).zip(handles).map(watch).collect();
+        Watched { handles, wakers, queue }
     }
 }
 
-impl Completions {
-    fn push(&self, token: u64) {
-        unpoisoned(self.ready.lock()).push_back(token);
-        self.any.notify_one();
-    }
-}
-
-impl CompletionQueue {
-    pub(crate) fn new() -> CompletionQueue {
-        CompletionQueue::default()
-    }
-
-    /// The token will come out of the queue, once.
-    pub(crate) fn watch(&self, token: u64, task: &TaskRef) -> Waker {
-        let queue = Arc::clone(&self.0);
-        let waker = Waker::from(Arc::new(Token { queue, token }));
-        if !task.slot().register(&waker) {
-            self.0.push(token);
-        }
-        waker
-    }
-
-    /// Waits for the next token; `None` at the deadline.
-    pub(crate) fn pop(&self, deadline: Option<Instant>) -> Option<u64> {
-        let mut ready = unpoisoned(self.0.ready.lock());
-        loop {
-            if let Some(token) = ready.pop_front() {
-                return Some(token);
-            }
-            ready = match deadline {
-                None => unpoisoned(self.0.any.wait(ready)),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
-                    let waited = self.0.any.wait_timeout(ready, left);
-                    unpoisoned(waited).0
-                }
-            };
+impl<R> Drop for Watched<'_, R> {
+    fn drop(&mut self) {
+        for (waker, handle) in self.wakers.iter().zip(self.handles) {
+            handle.task().slot().forget(waker);
         }
     }
 }

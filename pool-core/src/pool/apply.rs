@@ -1,16 +1,20 @@
 //! One call, one task.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Pool;
-use super::call::{Function, MayWait, Options};
+use super::options::Options;
+use super::submit::{Function, MayWait, NoTask};
+use crate::dispatch::{Payload, TaskSlot, Workers};
 use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
-use crate::handle::AsyncResult;
-use crate::task::TaskFn;
+use crate::handle::{AsyncResult, TaskRef};
 use crate::task::callee::Callee;
-use crate::task::entry;
-use crate::task::registry;
+use crate::task::job::{self, Job};
+use crate::task::{Fallible, TaskFn, entry, registry};
 
 impl Pool {
     /// Runs one task and waits for its result. Blocks as long as the task takes, and as long as `max_pending` tasks are before it.
@@ -30,6 +34,7 @@ impl Pool {
     where
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).apply(args)
     }
@@ -60,6 +65,7 @@ impl Pool {
     where
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).apply_async(args)
     }
@@ -92,6 +98,7 @@ impl Pool {
     where
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).try_apply_async(args)
     }
@@ -105,20 +112,46 @@ impl Pool {
         name: &str,
         input: &[u8],
     ) -> Result<AsyncResult<Vec<u8>>, SubmitError> {
-        let function = Function { callee: Callee::BY_NAME, name: name.to_owned().into() };
+        let shared = self.shared();
         let bytes = registry::join(name, input);
-        let (size, limit) = (bytes.len() as u64, self.shared().settings.max_task);
-        if size > limit {
-            self.shared().check_open()?;
-            let error = entry::too_large(Oversize::Arguments, size, limit);
-            return Ok(AsyncResult::settled(self.shared(), Err(error), |bytes, _| {
-                Ok(bytes.to_vec())
-            }));
-        }
-        let options = Options::default();
-        let task = self.submit_bytes(&function, bytes, 1, &options, MayWait::Yes)?;
-        // only a call that may not wait finds the pool full
-        let task = task.ok_or(SubmitError::Closed)?;
-        Ok(AsyncResult::new(task, |bytes, _| Ok(bytes.to_vec())))
+        let (size, limit) = (bytes.len() as u64, shared.settings.max_task);
+        let refusal = match shared.settings.workers {
+            Workers::Processes(_) if size <= limit => None,
+            Workers::Processes(_) => Some(entry::too_large(Oversize::Arguments, size, limit)),
+            Workers::Threads { .. } => {
+                Some(TaskError::Failed("worker threads have no functions by name".to_owned()))
+            }
+        };
+        let task = match refusal {
+            Some(error) => {
+                shared.check_open()?;
+                let slot = Arc::new(TaskSlot::of(Err(error)));
+                TaskRef::new(Arc::clone(shared), slot, None)
+            }
+            None => {
+                let name = Cow::Owned(name.to_owned());
+                let function = Function { callee: Callee::BY_NAME, name, job: no_job };
+                let options = Options::default();
+                let request = self.request(&function, Payload::encoded(bytes), 1, &options);
+                match self.submit_request(request, None, MayWait::Yes) {
+                    Ok(task) => task,
+                    Err(NoTask::Refused(error)) => return Err(error),
+                    // only a call that may not wait finds the pool full
+                    Err(NoTask::Full) => return Err(SubmitError::Closed),
+                }
+            }
+        };
+        Ok(AsyncResult::new(task, |value, _| value.open(|bytes| Ok(bytes.to_vec()))))
     }
+}
+
+/// Functions by name are those of another executable.
+fn no_job((): ()) -> Box<dyn Job> {
+    fn none() -> anyhow::Result<()> {
+        anyhow::bail!("worker threads have no functions by name")
+    }
+    fn job<F: TaskFn<(), Fallible>>(_: F) -> Box<dyn Job> {
+        job::single::<F, (), Fallible>(())
+    }
+    job(none)
 }

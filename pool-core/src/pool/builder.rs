@@ -1,27 +1,50 @@
 //! How a pool is set up.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::fmt;
+use std::marker::PhantomData;
 use std::num::NonZero;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Pool;
-use crate::backend::process::spawner::{Output, Recipe};
-use crate::boot;
+use super::shareable::Shareable;
 use crate::codec;
-use crate::dispatch::{Settings, Shared};
-use crate::error::PoolError;
-use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, MAX_DEPTH, SLOTS};
-use crate::sched;
-use crate::task::TaskFn;
+use crate::dispatch::EventHook;
+use crate::events::PoolEvent;
+use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT, INLINE_BYTES};
+use crate::output::Output;
 use crate::task::callee::Callee;
-use crate::task::entry;
+use crate::task::{TaskFn, entry};
+
+/// What kind of workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Processes,
+    Threads,
+}
+
+/// A function of the workers' with its encoded arguments.
+fn hook<F, Args, Kind>(what: &str, args: &Args) -> Result<(Callee, Vec<u8>), String>
+where
+    F: TaskFn<Args, Kind>,
+    Args: Serialize + DeserializeOwned + Send + 'static,
+{
+    let mut bytes = Vec::new();
+    match codec::encode(args, &mut bytes, INLINE_BYTES as u64) {
+        Ok(()) => Ok((Callee::of(entry::single::<F, Args, Kind>), bytes)),
+        Err(codec::Unencodable::Refused(text)) => {
+            Err(format!("the {what}'s arguments can't be encoded: {text}"))
+        }
+        Err(codec::Unencodable::TooLarge(size)) => Err(format!(
+            "the {what}'s arguments have {size} bytes or more, the limit is {INLINE_BYTES}: pass what is large with shared()"
+        )),
+    }
+}
 
 /// Settings of a pool that is to be built. See [`Pool::builder`].
 ///
@@ -38,34 +61,56 @@ use crate::task::entry;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "call build()"]
-pub struct PoolBuilder {
-    processes: Option<usize>,
-    max_tasks_per_child: Option<NonZero<u64>>,
-    max_pending: usize,
-    max_task_bytes: u64,
-    max_result_bytes: u64,
-    task_timeout: Option<Duration>,
-    retries: u32,
-    memory_limit: Option<u64>,
-    start_timeout: Duration,
-    grace: Duration,
-    initializer: Option<Result<(Callee, Vec<u8>), String>>,
-    executable: Option<PathBuf>,
-    env: Vec<(OsString, Option<OsString>)>,
-    env_clear: bool,
-    current_dir: Option<PathBuf>,
-    stdout: Output,
-    stderr: Output,
-    name: Option<String>,
+pub struct PoolBuilder<P = Pool> {
+    pub(super) kind: Kind,
+    pub(super) size: Option<usize>,
+    pub(super) min_size: Option<usize>,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) max_tasks_per_child: Option<NonZero<u64>>,
+    pub(super) max_age: Option<Duration>,
+    pub(super) max_memory: Option<u64>,
+    pub(super) max_restarts: Option<(u32, Duration)>,
+    pub(super) crash_limit: u32,
+    pub(super) max_pending: usize,
+    pub(super) max_task_bytes: u64,
+    pub(super) max_result_bytes: u64,
+    pub(super) task_timeout: Option<Duration>,
+    pub(super) retries: u32,
+    pub(super) memory_limit: Option<u64>,
+    pub(super) start_timeout: Duration,
+    pub(super) grace: Duration,
+    pub(super) initializer: Option<Result<(Callee, Vec<u8>), String>>,
+    pub(super) finalizer: Option<Result<(Callee, Vec<u8>), String>>,
+    pub(super) shared: Option<Shareable>,
+    pub(super) on_event: EventHook,
+    pub(super) cpus: Vec<usize>,
+    pub(super) niceness: Option<i32>,
+    pub(super) executable: Option<PathBuf>,
+    pub(super) env: Vec<(OsString, Option<OsString>)>,
+    pub(super) env_clear: bool,
+    pub(super) current_dir: Option<PathBuf>,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
+    pub(super) name: Option<String>,
+    /// Processes are threads.
+    dummy: bool,
+    /// What is built.
+    built: PhantomData<fn() -> P>,
 }
 
-impl PoolBuilder {
-    pub(super) fn new() -> PoolBuilder {
+impl<P> PoolBuilder<P> {
+    pub(super) fn new() -> PoolBuilder<P> {
         PoolBuilder {
-            processes: None,
+            kind: Kind::Processes,
+            size: None,
+            min_size: None,
+            idle_timeout: None,
             max_tasks_per_child: None,
+            max_age: None,
+            max_memory: None,
+            max_restarts: None,
+            crash_limit: u32::MAX,
             max_pending: DEFAULT_MAX_PENDING,
             max_task_bytes: u64::MAX >> 1,
             max_result_bytes: u64::MAX >> 1,
@@ -75,6 +120,11 @@ impl PoolBuilder {
             start_timeout: DEFAULT_START_TIMEOUT,
             grace: DEFAULT_GRACE,
             initializer: None,
+            finalizer: None,
+            shared: None,
+            on_event: EventHook::default(),
+            cpus: Vec::new(),
+            niceness: None,
             executable: None,
             env: Vec::new(),
             env_clear: false,
@@ -82,17 +132,68 @@ impl PoolBuilder {
             stdout: Output::Inherit,
             stderr: Output::Inherit,
             name: None,
+            dummy: false,
+            built: PhantomData,
         }
     }
 
-    /// How many worker processes. Default: the CPUs that this process may use (affinity and cgroup quota honoured).
+    /// Workers are threads, also where the program says processes.
+    pub(crate) fn of_threads() -> PoolBuilder<P> {
+        PoolBuilder { kind: Kind::Threads, dummy: true, ..PoolBuilder::new() }
+    }
+
+    /// Workers are processes, and there are so many. Default: processes, as many as there are CPUs that this process may use (affinity and cgroup quota honoured).
     pub fn processes(mut self, processes: usize) -> Self {
-        self.processes = Some(processes);
+        self.kind = if self.dummy { Kind::Threads } else { Kind::Processes };
+        self.size = Some(processes);
+        self
+    }
+
+    /// Workers are threads of this process, and there are so many. Everything is the same then, but for what threads can't do: they can't be killed, so
+    /// [`task_timeout`](Self::task_timeout) and whatever makes processes different from this one is refused by [`build`](Self::build), a running task can't be
+    /// cancelled, and a task that aborts or overflows its stack takes the program along. Arguments and results are moved, not encoded.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// let pool = pool_core::Pool::builder().threads(4).build()?;
+    /// assert_eq!(pool.map(|x: u64| x * x, 0..4)?, [0, 1, 4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn threads(mut self, threads: usize) -> Self {
+        (self.kind, self.size) = (Kind::Threads, Some(threads));
+        self
+    }
+
+    /// The pool begins with so many workers and starts further ones, up to the number of [`processes`](Self::processes) or [`threads`](Self::threads), when tasks wait. Default: all of
+    /// them at once.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use std::time::Duration;
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(8)
+    ///     .min_size(1)
+    ///     .idle_timeout(Duration::from_secs(60))
+    ///     .build()?;
+    /// assert_eq!(pool.workers().len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn min_size(mut self, workers: usize) -> Self {
+        self.min_size = Some(workers);
+        self
+    }
+
+    /// How long a worker above the [`min_size`](Self::min_size) waits for a task before it leaves. Default: for ever.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = Some(timeout);
         self
     }
 
     /// A function that each worker runs once, before its first task. If it fails or panics, the pool is broken: `build` gives
-    /// [`PoolError::InitFailed`], and if that happens to a replacement, tasks end with
+    /// [`PoolError::InitFailed`](crate::PoolError::InitFailed), and if that happens to a replacement, tasks end with
     /// [`TaskError::InitFailed`](crate::TaskError::InitFailed).
     ///
     /// ```
@@ -114,24 +215,131 @@ impl PoolBuilder {
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        let mut bytes = Vec::new();
-        let encoded = codec::encode(&args, &mut bytes, crate::limits::INLINE_BYTES as u64);
-        self.initializer = Some(match encoded {
-            Ok(()) => Ok((Callee::of(entry::single::<F, Args, Kind>), bytes)),
-            Err(codec::Unencodable::Refused(text)) => {
-                Err(format!("the initializer's arguments can't be encoded: {text}"))
-            }
-            Err(codec::Unencodable::TooLarge(size)) => Err(format!(
-                "the initializer's arguments have {size} bytes or more, the limit is {}",
-                crate::limits::INLINE_BYTES
-            )),
-        });
+        self.initializer = Some(hook::<F, Args, Kind>("initializer", &args));
+        self
+    }
+
+    /// A function that each worker runs once, before it leaves in good order: after `close`, when it is recycled, and when the pool shrinks; not when it is killed. It has 5
+    /// seconds. Its results can be [collected](Pool::finalized) after [`join`](Pool::join).
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::worker;
+    /// fn count(_: u32) { *worker::state::<u64>() += 1; }
+    ///
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(2)
+    ///     .initializer(|| worker::set_state(0u64), ())
+    ///     .finalizer(|| *worker::state::<u64>(), ())
+    ///     .build()?;
+    /// pool.map(count, 0..100)?;
+    /// pool.close();
+    /// pool.join()?;
+    /// let counts: Vec<u64> = pool.finalized().into_iter().collect::<Result<_, _>>()?;
+    /// assert_eq!(counts.iter().sum::<u64>(), 100);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn finalizer<F, Args, Kind>(mut self, _function: F, args: Args) -> Self
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        self.finalizer = Some(hook::<F, Args, Kind>("finalizer", &args));
+        self
+    }
+
+    /// An object that all workers can read: [`worker::shared`](crate::worker::shared). It is encoded and passed once, whatever the number of workers
+    /// and tasks, and each worker process decodes it when one of its tasks first asks for it. Threads have the object itself.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::worker;
+    /// let table: Vec<u64> = (0..1000).map(|x| x * x).collect();
+    /// let pool = pool_core::Pool::builder().processes(2).shared(table).build()?;
+    /// let look_up = |i: usize| worker::shared::<Vec<u64>>()[i];
+    /// assert_eq!(pool.map(look_up, [3, 30])?, [9, 900]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn shared<T>(mut self, object: T) -> Self
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        self.shared = Some(Shareable::new(object));
+        self
+    }
+
+    /// A function that is told what happens in the pool, in order, on a thread of its own. One that is slow misses events, when 65,536 wait for it, and is
+    /// told how many; it never slows the pool. [`join`](Pool::join) waits until all have been told.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use std::sync::mpsc;
+    /// use pool_core::PoolEvent;
+    /// let (sender, events) = mpsc::channel();
+    /// let pool = pool_core::Pool::builder()
+    ///     .processes(1)
+    ///     .on_event(move |event| sender.send(event.clone()).unwrap())
+    ///     .build()?;
+    /// pool.apply(|| -> () { std::process::exit(3) }, ()).unwrap_err();
+    /// pool.close();
+    /// pool.join()?;
+    /// assert!(events.try_iter().any(|event| matches!(event, PoolEvent::WorkerLost { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_event(mut self, observer: impl Fn(&PoolEvent) + Send + Sync + 'static) -> Self {
+        self.on_event = EventHook(Some(Arc::new(observer)));
+        self
+    }
+
+    /// Pins worker `i` to the CPU number `cpus[i % cpus.len()]`. Default: workers run on any CPU that this process may use.
+    pub fn cpu_affinity(mut self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.cpus = cpus.into_iter().collect();
+        self
+    }
+
+    /// The workers' niceness, from -20 (needs privileges) to 19: those of a higher one give way to others. Default: this process's.
+    pub fn niceness(mut self, niceness: i32) -> Self {
+        self.niceness = Some(niceness);
         self
     }
 
     /// A worker leaves after this many tasks (items, for maps), and a fresh one takes its place. Default: never.
     pub fn max_tasks_per_child(mut self, tasks: NonZero<u64>) -> Self {
         self.max_tasks_per_child = Some(tasks);
+        self
+    }
+
+    /// A worker leaves when it has been ready for this long and has done at least one task, and a fresh one takes its place: between two tasks, so that nothing is
+    /// lost. Default: never.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// A worker process whose resident memory, in bytes, is above this leaves after its current task, and a fresh one takes its place: against leaks. It is looked at some
+    /// 20 times a second while the worker has tasks. For a limit that strikes at once, see [`memory_limit`](Self::memory_limit). Default: never.
+    pub fn max_memory_per_child(mut self, bytes: u64) -> Self {
+        self.max_memory = Some(bytes);
+        self
+    }
+
+    /// How many workers may end by themselves (crash, be killed by somebody else, exit) within a time: one more, and the pool is broken. Cancelled
+    /// tasks and time limits don't count. Default: any number.
+    pub fn max_restarts(mut self, workers: u32, within: Duration) -> Self {
+        self.max_restarts = Some((workers, within));
+        self
+    }
+
+    /// How many workers a task with [`retries`](Self::retries) may cost before it ends with [`TaskError::Quarantined`](crate::TaskError::Quarantined), however many retries are left.
+    /// Default: no limit, the retries decide.
+    pub fn crash_limit(mut self, workers: u32) -> Self {
+        self.crash_limit = workers;
         self
     }
 
@@ -239,121 +447,14 @@ impl PoolBuilder {
         self.name = Some(name.into());
         self
     }
+}
 
-    /// Starts the pool. Returns when all workers are ready; after the start timeout, one is enough.
-    ///
-    /// # Errors
-    /// [`PoolError::Config`] for settings that make no sense; [`PoolError::InitNotCalled`] or [`PoolError::StartFailed`] if workers don't come up,
-    /// after a few attempts; [`PoolError::InitFailed`]; [`PoolError::NestedTooDeep`]; [`PoolError::Os`] if the system refuses threads or
-    /// descriptors. Nothing is left running then.
-    pub fn build(self) -> Result<Pool, PoolError> {
-        boot::end_if_forgotten();
-        let role = boot::role();
-        if role.depth >= MAX_DEPTH {
-            return Err(PoolError::NestedTooDeep { depth: role.depth + 1, limit: MAX_DEPTH });
-        }
-        let workers = self.check_processes()?;
-        if self.max_pending == 0 {
-            return Err(config("max_pending must be at least 1"));
-        }
-        if self.task_timeout == Some(Duration::ZERO) || self.start_timeout.is_zero() {
-            return Err(config("a time limit of zero leaves no time: leave it out for none"));
-        }
-        if let Some(name) =
-            self.env.iter().find_map(|(name, value)| bad_variable(name, value.as_deref()))
-        {
-            return Err(PoolError::Config(format!(
-                "the environment variable {name:?} can't be set: no '=' in the name, and no zero bytes"
-            )));
-        }
-        let name = self.name.unwrap_or_else(default_name);
-        if name.len() > MAX_NAME || name.contains('\0') {
-            return Err(PoolError::Config(format!(
-                "the pool's name must have at most {MAX_NAME} bytes, none of them zero"
-            )));
-        }
-        let initializer = self.initializer.transpose().map_err(PoolError::Config)?;
-        if initializer.is_some() && self.executable.is_some() {
-            return Err(config(
-                "an initializer is a function of this executable, and the workers are copies of another one",
-            ));
-        }
-        let recipe = Recipe {
-            pool: name,
-            role,
-            executable: self.executable,
-            env: self.env,
-            env_clear: self.env_clear,
-            current_dir: self.current_dir,
-            stdout: self.stdout,
-            stderr: self.stderr,
-            max_result: self.max_result_bytes,
-            memory_limit: self.memory_limit,
-        };
-        let start_timeout_ns = u64::try_from(self.start_timeout.as_nanos()).unwrap_or(u64::MAX);
-        let settings = Settings {
-            recipe,
-            sched: sched::Config {
-                workers,
-                max_tasks_per_child: self.max_tasks_per_child.map(NonZero::get),
-                start_timeout_ns,
-            },
-            max_pending: self.max_pending,
-            max_task: self.max_task_bytes,
-            task_timeout: self.task_timeout,
-            retries: self.retries,
-            start_timeout: self.start_timeout,
-            grace: self.grace,
-            initializer,
-        };
-        Ok(Pool { shared: Shared::start(settings)? })
+impl<P> fmt::Debug for PoolBuilder<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolBuilder")
+            .field("kind", &self.kind)
+            .field("size", &self.size)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
-
-    fn check_processes(&self) -> Result<u32, PoolError> {
-        let processes = match self.processes {
-            Some(processes) => processes,
-            None => std::thread::available_parallelism().map_or(1, NonZero::get),
-        };
-        match u32::try_from(processes) {
-            Ok(processes @ 1..=MAX_PROCESSES) => Ok(processes),
-            _ => Err(PoolError::Config(format!(
-                "processes must be between 1 and {MAX_PROCESSES}, not {processes}"
-            ))),
-        }
-    }
-}
-
-/// More than any machine can use; a larger number is a slip.
-const MAX_PROCESSES: u32 = 16_384;
-
-/// The name travels in the first message to each worker.
-const MAX_NAME: usize = 200;
-
-const _: () = assert!(SLOTS <= u16::MAX as usize, "slots are numbered by u16");
-
-/// The name of a variable that no environment can hold.
-fn bad_variable<'a>(name: &'a OsStr, value: Option<&OsStr>) -> Option<&'a OsStr> {
-    let zero = |text: &OsStr| text.as_bytes().contains(&0);
-    let bad =
-        name.is_empty() || name.as_bytes().contains(&b'=') || zero(name) || value.is_some_and(zero);
-    bad.then_some(name)
-}
-
-fn config(text: &str) -> PoolError {
-    PoolError::Config(text.to_owned())
-}
-
-fn default_name() -> String {
-    static POOLS: AtomicU32 = AtomicU32::new(1);
-    match POOLS.fetch_add(1, Ordering::Relaxed) {
-        1 => "pool".to_owned(),
-        n => format!("pool{n}"),
-    }
-}
-
-#[expect(dead_code, reason = "a pool is shared between threads by reference")]
-fn a_pool_is_shareable() {
-    fn check<T: Send + Sync>() {}
-    check::<Pool>();
-    check::<Arc<Pool>>();
 }

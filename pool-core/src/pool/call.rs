@@ -1,24 +1,22 @@
-//! Options of one call, and how calls become tasks.
+//! One call of a function with options: every verb comes here.
 
 use std::any::type_name;
-use std::borrow::Cow;
 use std::marker::PhantomData;
-use std::num::NonZero;
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::callbacks::{self, Callback};
+use super::options::Options;
+use super::submit::{Function, MayWait, Unsubmitted};
 use super::{Imap, ImapUnordered, Pool};
-use crate::codec::{self, Unencodable};
-use crate::dispatch::{Payload, Request, Shared, TaskSlot};
-use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
-use crate::handle::{AsyncResult, MapResult, TaskRef};
-use crate::slot::Slot;
-use crate::task::TaskFn;
+use crate::codec;
+use crate::dispatch::Finish;
+use crate::error::{SubmitError, TaskError, TrySubmitError};
+use crate::handle::{AsyncResult, MapResult};
 use crate::task::callee::Callee;
-use crate::task::entry;
+use crate::task::job::{self, Value};
+use crate::task::{TaskFn, entry};
 
 /// Options for the next call of one function: see [`Pool::task`].
 ///
@@ -33,65 +31,23 @@ use crate::task::entry;
 /// # }
 /// ```
 #[must_use = "options do nothing until one of the verbs is called"]
-pub struct Call<'pool, F, Kind> {
-    pool: &'pool Pool,
-    function: F,
-    options: Options,
-    kind: PhantomData<fn() -> Kind>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Options {
-    pub(super) timeout: Option<Duration>,
-    pub(super) retries: Option<u32>,
-    pub(super) chunk_size: Option<NonZero<usize>>,
-    pub(super) window: Option<NonZero<usize>>,
-    /// The caller waits for the result next.
-    awaited: bool,
+pub struct Call<'pool, F, Kind, S = ()> {
+    pub(super) pool: &'pool Pool,
+    pub(super) function: F,
+    pub(super) options: Options,
+    pub(super) success: S,
+    pub(super) kind: PhantomData<fn() -> Kind>,
 }
 
 impl Pool {
     /// Options for one call: `pool.task(f).timeout(d).apply_async(args)`.
     pub fn task<F, Kind>(&self, function: F) -> Call<'_, F, Kind> {
-        Call { pool: self, function, options: Options::default(), kind: PhantomData }
+        let options = Options::default();
+        Call { pool: self, function, options, success: (), kind: PhantomData }
     }
 }
 
-impl<F, Kind> Call<'_, F, Kind> {
-    /// How long the task may run, from its start in the worker: instead of the pool's
-    /// [`task_timeout`](crate::PoolBuilder::task_timeout).
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = Some(timeout);
-        self
-    }
-
-    /// How many more times the task is started if its worker dies while running it, or if its time is up: instead of the pool's
-    /// [`retries`](crate::PoolBuilder::retries).
-    pub fn retries(mut self, retries: u32) -> Self {
-        self.options.retries = Some(retries);
-        self
-    }
-
-    /// Items per task of a map. Default: chosen by the length of the input; 1 for `imap`.
-    ///
-    /// # Panics
-    /// If it is 0.
-    pub fn chunk_size(mut self, items: usize) -> Self {
-        self.options.chunk_size = Some(NonZero::new(items).expect("a chunk has at least 1 item"));
-        self
-    }
-
-    /// How many items `imap` and `imap_unordered` read ahead of their consumer. Default: 64 per worker.
-    ///
-    /// # Panics
-    /// If it is 0.
-    pub fn window(mut self, items: usize) -> Self {
-        self.options.window = Some(NonZero::new(items).expect("a window has at least 1 item"));
-        self
-    }
-}
-
-impl<'pool, F, Kind> Call<'pool, F, Kind> {
+impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
     /// [`Pool::apply`] with these options.
     ///
     /// # Errors
@@ -99,44 +55,53 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
     pub fn apply<Args>(&self, args: Args) -> Result<F::Output, TaskError>
     where
         F: TaskFn<Args, Kind>,
+        S: Callback<F::Output>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        let options = Options { awaited: true, ..self.options };
-        (Call { options, ..*self }).apply_async(args)?.get()
+        if self.success.is_some() || self.options.on_error.is_some() {
+            return self.apply_async(args)?.get();
+        }
+        let options = Options { awaited: true, ..self.options.clone() };
+        let task = self.pool.submit(&Self::one::<Args>(), args, 1, &options, None)?;
+        AsyncResult::new(task, decode_one::<F::Output>).get()
     }
 
     /// [`Pool::apply_async`] with these options.
     ///
     /// # Errors
-    /// As there.
+    /// As there, and [`SubmitError::Unsupported`] for options that this pool can't keep.
     pub fn apply_async<Args>(&self, args: Args) -> Result<AsyncResult<F::Output>, SubmitError>
     where
         F: TaskFn<Args, Kind>,
+        S: Callback<F::Output>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        let _ = self.function;
-        let function = Function::of::<F>(Callee::of(entry::single::<F, Args, Kind>));
-        let task = self.pool.submit(&function, &args, 1, &self.options)?;
+        let finish = self.finish::<F::Output>();
+        let task = self.pool.submit(&Self::one::<Args>(), args, 1, &self.options, finish)?;
         Ok(AsyncResult::new(task, decode_one::<F::Output>))
     }
 
     /// [`Pool::try_apply_async`] with these options.
     ///
     /// # Errors
-    /// As there.
+    /// As there, and [`TrySubmitError::Unsupported`] for options that this pool can't keep.
     pub fn try_apply_async<Args>(
         &self,
         args: Args,
     ) -> Result<AsyncResult<F::Output>, TrySubmitError<Args>>
     where
         F: TaskFn<Args, Kind>,
+        S: Callback<F::Output>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        let function = Function::of::<F>(Callee::of(entry::single::<F, Args, Kind>));
-        match self.pool.try_submit(&function, &args, 1, &self.options, MayWait::No) {
-            Ok(Some(task)) => Ok(AsyncResult::new(task, decode_one::<F::Output>)),
-            Ok(None) => Err(TrySubmitError::Full(args)),
-            Err(_) => Err(TrySubmitError::Closed(args)),
+        let (function, finish) = (Self::one::<Args>(), self.finish::<F::Output>());
+        match self.pool.try_submit(&function, args, 1, &self.options, finish, MayWait::No) {
+            Ok(task) => Ok(AsyncResult::new(task, decode_one::<F::Output>)),
+            Err(Unsubmitted::Full(args)) => Err(TrySubmitError::Full(args)),
+            Err(Unsubmitted::Refused(SubmitError::Unsupported(what), args)) => {
+                Err(TrySubmitError::Unsupported(what, args))
+            }
+            Err(Unsubmitted::Refused(_, args)) => Err(TrySubmitError::Closed(args)),
         }
     }
 
@@ -147,6 +112,7 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
     pub fn map<A, I>(&self, items: I) -> Result<Vec<F::Output>, TaskError>
     where
         F: TaskFn<(A,), Kind>,
+        S: Callback<Vec<F::Output>>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
     {
@@ -160,6 +126,7 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
     pub fn map_async<A, I>(&self, items: I) -> Result<MapResult<F::Output>, SubmitError>
     where
         F: TaskFn<(A,), Kind>,
+        S: Callback<Vec<F::Output>>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
     {
@@ -173,6 +140,7 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
     pub fn starmap<Args, I>(&self, items: I) -> Result<Vec<F::Output>, TaskError>
     where
         F: TaskFn<Args, Kind>,
+        S: Callback<Vec<F::Output>>,
         Args: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = Args>,
     {
@@ -186,12 +154,41 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
     pub fn starmap_async<Args, I>(&self, items: I) -> Result<MapResult<F::Output>, SubmitError>
     where
         F: TaskFn<Args, Kind>,
+        S: Callback<Vec<F::Output>>,
         Args: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = Args>,
     {
-        self.pool.submit_chunks::<F, Args, Kind>(items.into_iter(), &self.options)
+        self.submit_map(items.into_iter())
     }
 
+    fn one<Args>() -> Function<Args>
+    where
+        F: TaskFn<Args, Kind>,
+        Args: Serialize + DeserializeOwned + Send + 'static,
+    {
+        let callee = Callee::of(entry::single::<F, Args, Kind>);
+        Function::new::<F>(callee, job::single::<F, Args, Kind>)
+    }
+
+    /// What is done with the result of a single task before its handle has it.
+    fn finish<R>(&self) -> Option<Finish>
+    where
+        R: DeserializeOwned + Send + 'static,
+        S: Callback<R>,
+    {
+        if !self.success.is_some() && self.options.on_error.is_none() {
+            return None;
+        }
+        let (success, error) = (self.success.clone(), self.options.on_error.clone());
+        let limit = self.pool.shared().settings.max_result;
+        Some(Box::new(move |outcome| {
+            let result = outcome.and_then(|value| decode_one::<R>(value, limit));
+            callbacks::call(result, &success, error.as_ref())
+        }))
+    }
+}
+
+impl<'pool, F, Kind: 'static> Call<'pool, F, Kind> {
     /// [`Pool::imap`] with these options.
     pub fn imap<A, I>(&self, items: I) -> Imap<'pool, F::Output, I::IntoIter>
     where
@@ -199,7 +196,7 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
     {
-        Imap::new::<F, A, Kind>(self.pool, items.into_iter(), self.options)
+        Imap::new::<F, A, Kind>(self.pool, items.into_iter(), self.options.clone())
     }
 
     /// [`Pool::imap_unordered`] with these options.
@@ -209,11 +206,11 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
     {
-        ImapUnordered::new::<F, A, Kind>(self.pool, items.into_iter(), self.options)
+        ImapUnordered::new::<F, A, Kind>(self.pool, items.into_iter(), self.options.clone())
     }
 }
 
-impl<F, Kind> std::fmt::Debug for Call<'_, F, Kind> {
+impl<F, Kind, S> std::fmt::Debug for Call<'_, F, Kind, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Call")
             .field("function", &type_name::<F>())
@@ -222,99 +219,9 @@ impl<F, Kind> std::fmt::Debug for Call<'_, F, Kind> {
     }
 }
 
-/// Whether a submission may wait for room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MayWait {
-    Yes,
-    No,
-}
-
-/// A function, as the pool names it.
-#[derive(Clone, Debug)]
-pub(super) struct Function {
-    pub(super) callee: Callee,
-    pub(super) name: Cow<'static, str>,
-}
-
-impl Function {
-    pub(super) fn of<F>(callee: Callee) -> Function {
-        Function { callee, name: Cow::Borrowed(type_name::<F>()) }
-    }
-}
-
-impl Pool {
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Encodes the arguments and submits a task; waits while the pool is full. Arguments that can't be encoded are that task's own failure.
-    pub(super) fn submit<T: Serialize + 'static>(
-        &self,
-        function: &Function,
-        args: &T,
-        items: usize,
-        options: &Options,
-    ) -> Result<TaskRef, SubmitError> {
-        let task = self.try_submit(function, args, items, options, MayWait::Yes)?;
-        // only a call that may not wait finds the pool full
-        task.ok_or(SubmitError::Closed)
-    }
-
-    /// Like `submit`; `None` if the pool is full and the call may not wait.
-    fn try_submit<T: Serialize + 'static>(
-        &self,
-        function: &Function,
-        args: &T,
-        items: usize,
-        options: &Options,
-        may_wait: MayWait,
-    ) -> Result<Option<TaskRef>, SubmitError> {
-        let mut bytes = Vec::new();
-        match codec::encode_value(args, &mut bytes, self.shared.settings.max_task) {
-            Ok(()) => self.submit_bytes(function, bytes, items, options, may_wait),
-            Err(error) => {
-                self.shared.check_open()?;
-                let slot = Arc::new(Slot::of(Err(self.unencodable::<T>(error))));
-                Ok(Some(TaskRef::new(Arc::clone(&self.shared), slot, None)))
-            }
-        }
-    }
-
-    pub(super) fn submit_bytes(
-        &self,
-        function: &Function,
-        bytes: Vec<u8>,
-        items: usize,
-        options: &Options,
-        may_wait: MayWait,
-    ) -> Result<Option<TaskRef>, SubmitError> {
-        let slot: Arc<TaskSlot> = Arc::new(Slot::new());
-        let request = Request {
-            callee: function.callee,
-            name: function.name.clone(),
-            payload: Payload::new(bytes),
-            items: u32::try_from(items).unwrap_or(u32::MAX),
-            retries: options.retries.unwrap_or(self.shared.settings.retries),
-            timeout: options.timeout.or(self.shared.settings.task_timeout),
-            awaited: options.awaited,
-            slot: Arc::clone(&slot),
-        };
-        let key = self.shared.submit(request, may_wait == MayWait::Yes)?;
-        Ok(key.map(|key| TaskRef::new(Arc::clone(&self.shared), slot, Some(key))))
-    }
-
-    fn unencodable<T>(&self, error: Unencodable) -> TaskError {
-        let limit = self.shared.settings.max_task;
-        match error {
-            Unencodable::TooLarge(size) => entry::too_large(Oversize::Arguments, size, limit),
-            Unencodable::Refused(text) => TaskError::Encode(format!(
-                "cannot encode the arguments of type {}: {text}",
-                type_name::<T>()
-            )),
-        }
-    }
-}
-
-fn decode_one<R: DeserializeOwned + 'static>(bytes: &[u8], _limit: u64) -> Result<R, TaskError> {
-    codec::decode_value(bytes).map_err(|error| entry::decode_error::<R>(&error))
+pub(super) fn decode_one<R>(value: Value, _limit: u64) -> Result<R, TaskError>
+where
+    R: DeserializeOwned + 'static,
+{
+    value.open(|bytes| codec::decode_value(bytes).map_err(|error| entry::decode_error::<R>(&error)))
 }

@@ -3,18 +3,20 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::num::NonZero;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Pool;
-use super::call::{Function, Options};
+use super::options::Options;
+use super::submit::Function;
 use crate::error::{SubmitError, TaskError};
-use crate::handle::{AsyncResult, CompletionQueue, chunk_outcome};
+use crate::handle::{AsyncResult, CompletionQueue, chunk_outcome, deadline};
 use crate::limits::IMAP_AHEAD_PER_WORKER;
-use crate::task::TaskFn;
 use crate::task::callee::Callee;
 use crate::task::chunk::{self, Chunk};
+use crate::task::{TaskFn, job};
 
 impl Pool {
     /// Calls the function for each item; an iterator over the results in the order of the input.
@@ -38,6 +40,7 @@ impl Pool {
         F: TaskFn<(A,), Kind>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).imap(items)
     }
@@ -52,6 +55,7 @@ impl Pool {
         F: TaskFn<(A,), Kind>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).imap_unordered(items)
     }
@@ -64,7 +68,7 @@ struct Feeder<'pool, R, I: Iterator> {
     pool: &'pool Pool,
     items: I,
     exhausted: bool,
-    function: Function,
+    function: Function<Vec<(I::Item,)>>,
     options: Options,
     chunk_size: usize,
     window: usize,
@@ -79,7 +83,7 @@ struct Feeder<'pool, R, I: Iterator> {
 
 type SubmitChunk<R, I> = fn(
     &Pool,
-    &Function,
+    &Function<Vec<(<I as Iterator>::Item,)>>,
     &mut I,
     usize,
     &Options,
@@ -90,10 +94,11 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
     where
         F: TaskFn<(A,), Kind, Output = R>,
         A: Serialize + DeserializeOwned + Send + 'static,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
         I: Iterator<Item = A>,
+        Kind: 'static,
     {
-        let workers = pool.shared().settings.sched.workers as usize;
+        let workers = pool.shared().lock().sched.size() as usize;
         let chunk_size = options.chunk_size.map_or(1, NonZero::get);
         let window = options
             .window
@@ -102,7 +107,10 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
             pool,
             items,
             exhausted: false,
-            function: Function::of::<F>(Callee::of(chunk::run::<F, (A,), Kind>)),
+            function: Function::new::<F>(
+                Callee::of(chunk::run::<F, (A,), Kind>),
+                job::chunk::<F, (A,), Kind>,
+            ),
             options,
             chunk_size: chunk_size.min(window),
             window,
@@ -150,22 +158,23 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
 
 fn submit_chunk<R, A, I>(
     pool: &Pool,
-    function: &Function,
+    function: &Function<Vec<(A,)>>,
     items: &mut I,
     size: usize,
     options: &Options,
 ) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>
 where
-    A: Serialize + 'static,
-    R: DeserializeOwned,
+    A: Serialize + Send + 'static,
+    R: DeserializeOwned + 'static,
     I: Iterator<Item = A>,
 {
     let input: Vec<(A,)> = items.take(size).map(|item| (item,)).collect();
     if input.is_empty() {
         return None;
     }
-    let task = pool.submit(function, &input, input.len(), options);
-    Some(task.map(|task| (AsyncResult::new(task, chunk::decode::<R>), input.len())))
+    let count = input.len();
+    let task = pool.submit(function, input, count, options, None);
+    Some(task.map(|task| (AsyncResult::new(task, chunk::decode::<R>), count)))
 }
 
 /// The iterator of [`Pool::imap`].
@@ -180,11 +189,35 @@ impl<'pool, R, I: Iterator> Imap<'pool, R, I> {
     where
         F: TaskFn<(A,), Kind, Output = R>,
         A: Serialize + DeserializeOwned + Send + 'static,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
         I: Iterator<Item = A>,
+        Kind: 'static,
     {
         let feeder = Feeder::new::<F, A, Kind>(pool, items, options);
         Imap { feeder, tasks: VecDeque::new() }
+    }
+}
+
+impl<R, I: Iterator> Imap<'_, R, I> {
+    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
+        self.next_until(Some(deadline(timeout))).unwrap_or(Some(Err(TaskError::NotReady(timeout))))
+    }
+
+    /// `None` at the deadline.
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R, TaskError>>> {
+        while let Some(task) = self.feeder.next_task() {
+            self.tasks.push_back(task);
+        }
+        if self.feeder.ready.is_empty()
+            && let Some((handle, _)) = self.tasks.front()
+        {
+            if !handle.task().wait(deadline) {
+                return None;
+            }
+            self.feeder.arrived(self.tasks.pop_front()?);
+        }
+        Some(self.feeder.consume())
     }
 }
 
@@ -192,15 +225,7 @@ impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
     type Item = Result<R, TaskError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while let Some(task) = self.feeder.next_task() {
-            self.tasks.push_back(task);
-        }
-        if self.feeder.ready.is_empty()
-            && let Some(task) = self.tasks.pop_front()
-        {
-            self.feeder.arrived(task);
-        }
-        self.feeder.consume()
+        self.next_until(None)?
     }
 }
 
@@ -224,8 +249,9 @@ impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
     where
         F: TaskFn<(A,), Kind, Output = R>,
         A: Serialize + DeserializeOwned + Send + 'static,
-        R: DeserializeOwned,
+        R: DeserializeOwned + 'static,
         I: Iterator<Item = A>,
+        Kind: 'static,
     {
         ImapUnordered {
             feeder: Feeder::new::<F, A, Kind>(pool, items, options),
@@ -236,23 +262,34 @@ impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
     }
 }
 
-impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
-    type Item = Result<R, TaskError>;
+impl<R, I: Iterator> ImapUnordered<'_, R, I> {
+    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
+        self.next_until(Some(deadline(timeout))).unwrap_or(Some(Err(TaskError::NotReady(timeout))))
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    /// `None` at the deadline.
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R, TaskError>>> {
         while let Some(task) = self.feeder.next_task() {
             self.completed.watch(self.next_token, task.0.task());
             self.tasks.insert(self.next_token, task);
             self.next_token += 1;
         }
-        if self.feeder.ready.is_empty()
-            && !self.tasks.is_empty()
-            && let Some(token) = self.completed.pop(None)
-            && let Some(task) = self.tasks.remove(&token)
-        {
-            self.feeder.arrived(task);
+        if self.feeder.ready.is_empty() && !self.tasks.is_empty() {
+            let token = self.completed.pop(deadline)?;
+            if let Some(task) = self.tasks.remove(&token) {
+                self.feeder.arrived(task);
+            }
         }
-        self.feeder.consume()
+        Some(self.feeder.consume())
+    }
+}
+
+impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
+    type Item = Result<R, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_until(None)?
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a pool can tell about itself.
 
 use super::Pool;
+use crate::dispatch::Times;
 use crate::error::TaskInfo;
 use crate::ids::WorkerIndex;
 use crate::sched::WorkerPhase;
@@ -63,7 +64,7 @@ impl WorkerInfo {
 }
 
 /// Counts of a pool, as they were when [`Pool::stats`] was called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Tasks taken in. A chunk of a map is one.
@@ -76,10 +77,16 @@ pub struct Stats {
     pub leased: u64,
     /// Tasks started again because their worker died or their time was up.
     pub retried: u64,
-    /// Processes started.
+    /// Workers started.
     pub workers_started: u64,
     /// Workers that ended without being asked to, or were killed because of a task.
     pub workers_lost: u64,
+    /// How long answered tasks have run, by their workers' account.
+    pub run_time: Times,
+    /// How long answered tasks have taken besides that, from submission to result: mostly waiting for a worker.
+    pub wait_time: Times,
+    /// Which part of the time in which workers were ready or busy they have run tasks: from 0 to 1.
+    pub utilisation: f64,
 }
 
 impl Pool {
@@ -102,12 +109,12 @@ impl Pool {
             let link = core.link(key);
             let running = worker.running_order().find(|(_, lease)| {
                 link.is_some_and(|link| {
-                    matches!(link.page.progress(*lease), Progress::Started { .. })
+                    matches!(link.page().progress(*lease), Progress::Started { .. })
                 })
             });
             WorkerInfo {
                 index: WorkerIndex(worker.seat),
-                pid: link.map_or(0, |link| link.pid),
+                pid: link.map_or(0, |link| link.pid()),
                 state: match worker.phase {
                     WorkerPhase::Starting => WorkerState::Starting,
                     WorkerPhase::Ready if worker.is_busy() => WorkerState::Busy,
@@ -127,7 +134,11 @@ impl Pool {
         let core = self.shared().lock();
         let counts = core.sched.counts();
         let queued = core.sched.queued() as u64;
+        let (run_time, wait_time, utilisation) = core.times();
         Stats {
+            run_time,
+            wait_time,
+            utilisation,
             submitted: counts.submitted,
             finished: counts.settled,
             queued,

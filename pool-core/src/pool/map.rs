@@ -1,18 +1,20 @@
 //! Many calls of one function, in chunks.
 
 use std::num::NonZero;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Pool;
-use super::call::{Function, Options};
+use super::callbacks::{self, Callback};
+use super::gather::Gathering;
+use super::submit::Function;
+use super::{Call, Pool};
 use crate::error::{SubmitError, TaskError};
 use crate::handle::{AsyncResult, MapResult};
 use crate::limits::{CHUNKS_PER_WORKER, MAX_CHUNK};
-use crate::task::TaskFn;
 use crate::task::callee::Callee;
-use crate::task::chunk;
+use crate::task::{TaskFn, chunk, job};
 
 impl Pool {
     /// Calls the function for each item and gives the results in the order of the input. Blocks until all are there.
@@ -27,6 +29,7 @@ impl Pool {
         F: TaskFn<(A,), Kind>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).map(items)
     }
@@ -45,6 +48,7 @@ impl Pool {
         F: TaskFn<(A,), Kind>,
         A: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = A>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).map_async(items)
     }
@@ -71,6 +75,7 @@ impl Pool {
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = Args>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).starmap(items)
     }
@@ -88,59 +93,86 @@ impl Pool {
         F: TaskFn<Args, Kind>,
         Args: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = Args>,
+        Kind: 'static,
     {
         self.task::<F, Kind>(function).starmap_async(items)
     }
 
-    pub(super) fn submit_chunks<F, Args, Kind>(
+    /// Several chunks per worker, none too large.
+    fn chunk_size(&self, items: usize) -> NonZero<usize> {
+        let chunks = self.shared().lock().sched.size() as usize * CHUNKS_PER_WORKER;
+        let size = items.div_ceil(chunks).clamp(1, MAX_CHUNK);
+        NonZero::new(size).unwrap_or(NonZero::<usize>::MIN)
+    }
+}
+
+impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
+    pub(super) fn submit_map<Args>(
         &self,
         items: impl Iterator<Item = Args>,
-        options: &Options,
     ) -> Result<MapResult<F::Output>, SubmitError>
     where
         F: TaskFn<Args, Kind>,
+        S: Callback<Vec<F::Output>>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
         // asked first, so that a closed pool is told also for an empty input
-        self.shared().check_open()?;
-        let size = match (options.chunk_size, items.size_hint()) {
+        self.pool.shared().check_open()?;
+        let size = match (self.options.chunk_size, items.size_hint()) {
             (Some(size), _) => size,
-            (None, (least, Some(most))) if least == most => self.chunk_size(most),
+            (None, (least, Some(most))) if least == most => self.pool.chunk_size(most),
             (None, _) => {
                 let items: Vec<Args> = items.collect();
-                let size = self.chunk_size(items.len());
-                return self.submit_each::<F, Args, Kind>(items.into_iter(), size, options);
+                let size = self.pool.chunk_size(items.len());
+                return self.submit_chunks(items.into_iter(), size);
             }
         };
-        self.submit_each::<F, Args, Kind>(items, size, options)
+        self.submit_chunks(items, size)
     }
 
-    fn submit_each<F, Args, Kind>(
+    fn submit_chunks<Args>(
         &self,
         mut items: impl Iterator<Item = Args>,
         size: NonZero<usize>,
-        options: &Options,
     ) -> Result<MapResult<F::Output>, SubmitError>
     where
         F: TaskFn<Args, Kind>,
+        S: Callback<Vec<F::Output>>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        let function = Function::of::<F>(Callee::of(chunk::run::<F, Args, Kind>));
+        let callee = Callee::of(chunk::run::<F, Args, Kind>);
+        let function = Function::new::<F>(callee, job::chunk::<F, Args, Kind>);
+        let gathering = self.gathering::<F::Output>();
         let mut handles = Vec::new();
         loop {
             let input: Vec<Args> = items.by_ref().take(size.get()).collect();
             if input.is_empty() {
-                return Ok(MapResult::new(handles));
+                break;
             }
-            let task = self.submit(&function, &input, input.len(), options)?;
-            handles.push((AsyncResult::new(task, chunk::decode::<F::Output>), input.len()));
+            let count = input.len();
+            let finish = gathering.as_ref().map(|gathering| gathering.expect(count));
+            let task = self.pool.submit(&function, input, count, &self.options, finish)?;
+            handles.push((AsyncResult::new(task, chunk::decode::<F::Output>), count));
         }
+        let map = match gathering {
+            None => MapResult::new(handles),
+            Some(gathering) => gathering.into_map(handles),
+        };
+        Ok(if self.options.fail_fast { map.failing_fast() } else { map })
     }
 
-    /// Several chunks per worker, none too large.
-    fn chunk_size(&self, items: usize) -> NonZero<usize> {
-        let chunks = self.shared().settings.sched.workers as usize * CHUNKS_PER_WORKER;
-        let size = items.div_ceil(chunks).clamp(1, MAX_CHUNK);
-        NonZero::new(size).unwrap_or(NonZero::<usize>::MIN)
+    /// Brings the results of all chunks together for the callbacks, if there are any.
+    fn gathering<R>(&self) -> Option<Gathering<R>>
+    where
+        R: DeserializeOwned + Send + 'static,
+        S: Callback<Vec<R>>,
+    {
+        if !self.success.is_some() && self.options.on_error.is_none() {
+            return None;
+        }
+        let (success, error) = (self.success.clone(), self.options.on_error.clone());
+        Some(Gathering::new(Arc::clone(self.pool.shared()), move |result| {
+            callbacks::call(result, &success, error.as_ref())
+        }))
     }
 }

@@ -1,11 +1,17 @@
 //! The front door: `Pool`, its builder, and its verbs.
 
 mod apply;
+mod build;
 mod builder;
 mod call;
+mod callbacks;
+mod gather;
 mod imap;
 mod info;
 mod map;
+mod options;
+mod shareable;
+mod submit;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +19,14 @@ use std::time::Duration;
 
 pub use builder::PoolBuilder;
 pub use call::Call;
+pub use callbacks::{Callback, OnSuccess};
 pub use imap::{Imap, ImapUnordered};
 pub use info::{Stats, WorkerInfo, WorkerState};
 
 use crate::dispatch::Shared;
-use crate::error::PoolError;
+use serde::de::DeserializeOwned;
+
+use crate::error::{PoolError, TaskError};
 use crate::handle::deadline;
 use crate::limits::DROP_GRACE;
 use crate::sched::{Event, Phase};
@@ -63,10 +72,11 @@ impl Pool {
         self.shared.event(Event::Close);
     }
 
-    /// Waits until all workers are gone.
+    /// Waits until all workers are gone and all callbacks have been called.
     ///
     /// # Errors
-    /// [`PoolError::StillOpen`] unless the pool was closed or terminated; [`PoolError::Broken`] if it could not go on.
+    /// [`PoolError::StillOpen`] unless the pool was closed or terminated; [`PoolError::Broken`] if it could not go on;
+    /// [`PoolError::WouldDeadlock`] in a callback, and in a task of a worker thread.
     pub fn join(&self) -> Result<(), PoolError> {
         self.join_until(None)
     }
@@ -79,17 +89,21 @@ impl Pool {
         self.join_until(Some(timeout))
     }
 
-    fn join_until(&self, timeout: Option<Duration>) -> Result<(), PoolError> {
+    fn join_until(&self, given: Option<Duration>) -> Result<(), PoolError> {
+        let timeout = given.map(deadline);
         if self.shared.lock().sched.phase() == Phase::Running {
             return Err(PoolError::StillOpen);
         }
-        if self.shared.on_service_thread() {
+        if self.shared.on_own_thread() {
             return Err(PoolError::WouldDeadlock);
         }
-        if !self.shared.wait_stopped(timeout.map(deadline)) {
-            return Err(PoolError::TimedOut(timeout.unwrap_or_default()));
+        if !self.shared.wait_stopped(timeout) {
+            return Err(PoolError::TimedOut(given.unwrap_or_default()));
         }
         self.shared.reap_threads();
+        if !self.shared.wait_for_callbacks(timeout) {
+            return Err(PoolError::TimedOut(given.unwrap_or_default()));
+        }
         match self.shared.lock().sched.broken() {
             Some(reason) => Err(PoolError::Broken(reason.to_string())),
             None => Ok(()),
@@ -107,6 +121,40 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// From now on there are to be so many workers: the most, for a pool with a [`min_size`](PoolBuilder::min_size). Further ones are started at once (or when they are needed); those that
+    /// are too many finish what they have begun, and leave. No task is lost. Never blocks.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// let pool = pool_core::Pool::new(1)?;
+    /// pool.resize(3)?;
+    /// assert_eq!(pool.map(|x: u32| x + 1, 0..3)?, [1, 2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PoolError::Config`] for 0 and for more than 16,384.
+    pub fn resize(&self, workers: usize) -> Result<(), PoolError> {
+        let workers = build::check_workers("workers", workers)?;
+        self.shared.event(Event::Resize { workers });
+        Ok(())
+    }
+
+    /// What the [finalizers](PoolBuilder::finalizer) of workers that have left have given, in the order of their leaving. Each result is given once. After
+    /// [`join`](Pool::join), all are there.
+    pub fn finalized<R: DeserializeOwned + 'static>(&self) -> Vec<Result<R, TaskError>> {
+        let outcomes = std::mem::take(&mut self.shared.lock().finalized);
+        let limit = self.shared.settings.max_result;
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.and_then(|value| call::decode_one(value, limit)))
+            .collect()
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         if self.shared.is_owner() {
@@ -119,8 +167,8 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("name", &self.shared.settings.recipe.pool)
-            .field("workers", &self.shared.settings.sched.workers)
+            .field("name", &self.shared.settings.name)
+            .field("workers", &self.shared.lock().sched.size())
             .finish_non_exhaustive()
     }
 }

@@ -75,7 +75,8 @@ impl Scheduler {
         };
         let task = held.task;
         if verdict == Verdict::TimedOut && self.tasks[task.index()].spec.retries > 0 {
-            // settled or tried again when the worker is gone
+            // tried again when the worker is gone
+            held.expired = true;
             self.condemn(key, out);
             return;
         }
@@ -93,6 +94,13 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(worker) = self.workers.get_mut(key.index()) else { return };
+        if !worker.was_ready && worker.worn {
+            // it was not wanted any more before it was there
+            let seat = worker.seat as usize;
+            self.workers.remove(key.index());
+            self.vacate(seat, key);
+            return;
+        }
         if !worker.was_ready {
             let error = if worker.late {
                 "was not ready within the start timeout".to_owned()
@@ -101,35 +109,61 @@ impl Scheduler {
             };
             return self.on_start_failed(key, &error, now);
         }
+        self.worked_ns = self.worked_ns.saturating_add(worker.time(now));
         let leaving = worker.phase == WorkerPhase::Retiring || self.phase >= Phase::Stopping;
+        let by_itself = worker.phase == WorkerPhase::Ready && !leaving;
         self.counts.workers_lost += u64::from(!leaving);
         let (seat, useless) = (worker.seat as usize, worker.tasks_done == 0 && started.is_empty());
         // in reverse, so that what goes back to the front of the queue keeps its order
         for held in std::mem::take(&mut worker.leases).into_iter().rev().filter(|h| !h.settled) {
-            if !started.contains(&held.lease) {
-                self.requeue(held.task);
-                continue;
-            }
-            let spec = &mut self.tasks[held.task.index()].spec;
-            if spec.retries > 0 {
-                spec.retries -= 1;
-                self.counts.retried += 1;
-                self.requeue(held.task);
+            if started.contains(&held.lease) {
+                self.after_loss(held.task, key, held.expired, now, out);
             } else {
-                self.settle(held.task, Verdict::Lost(key), out);
+                self.requeue(held.task);
             }
         }
         self.workers.remove(key.index());
         self.idle.retain(|&idle| idle != key);
-        let seat = &mut self.seats[seat];
-        if seat.worker == Some(key) {
-            seat.worker = None;
-            if useless {
-                // it ended by itself, or was killed, before it did anything: not again at once
-                seat.back_off(now);
-            }
+        if self.vacate(seat, key) && useless {
+            // it ended by itself, or was killed, before it did anything: not again at once
+            self.seats[seat].back_off(now);
+        }
+        if by_itself {
+            self.count_loss(now);
         }
         self.feed_idle(now, out);
+    }
+
+    /// A task whose worker is gone while running it is tried again, if that was asked for.
+    fn after_loss(
+        &mut self,
+        key: TaskKey,
+        worker: WorkerKey,
+        expired: bool,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let task = &mut self.tasks[key.index()];
+        task.crashes += u32::from(!expired);
+        let crashes = task.crashes;
+        if task.spec.retries == 0 {
+            self.settle(key, Verdict::Lost(worker), out);
+        } else if crashes >= self.config.crash_limit {
+            self.settle(key, Verdict::Quarantined(crashes), out);
+        } else {
+            task.spec.retries -= 1;
+            task.retried += 1;
+            self.counts.retried += 1;
+            out.push(Action::Retried { task: key });
+            match task.pause_ns() {
+                0 => self.requeue(key),
+                pause => {
+                    let due = now.saturating_add(pause);
+                    task.state = TaskState::Delayed(due);
+                    self.delayed.insert((due, key));
+                }
+            }
+        }
     }
 
     pub(super) fn on_cancel(&mut self, key: TaskKey, out: &mut Vec<Action>) {
@@ -141,6 +175,10 @@ impl Scheduler {
                 self.dropped += 1;
                 self.settled(key, Verdict::Cancelled, out);
                 self.sweep_queue();
+            }
+            TaskState::Delayed(due) => {
+                self.delayed.remove(&(due, key));
+                self.settle(key, Verdict::Cancelled, out);
             }
             TaskState::Leased(worker) if self.is_condemned(worker) => {
                 // its worker is being killed: it will not be started again

@@ -37,9 +37,10 @@ impl Scheduler {
         if !worker.leases.is_empty() || worker.phase != WorkerPhase::Ready {
             return;
         }
-        if self.config.max_tasks_per_child.is_some_and(|max| worker.items >= max) {
+        if self.is_worn(worker) {
             self.retire(key, now, out);
         } else if !self.idle.contains(&key) {
+            self.workers[key.index()].idle_since = now;
             self.idle.push(key);
         }
     }
@@ -80,7 +81,7 @@ impl Scheduler {
 
     /// The first task that waits; cancelled ones before it are forgotten.
     fn next_queued(&mut self) -> Option<TaskKey> {
-        while let Some(&task) = self.queue.front() {
+        while let Some(task) = self.queue.front() {
             if self.tasks[task.index()].state != TaskState::Dropped {
                 return Some(task);
             }
@@ -93,7 +94,7 @@ impl Scheduler {
 
     fn may_have(&self, key: WorkerKey, big: bool, expected_ns: u64) -> bool {
         let worker = &self.workers[key.index()];
-        if self.config.max_tasks_per_child.is_some_and(|max| worker.items >= max) {
+        if self.is_worn(worker) {
             return false;
         }
         match worker.leases.len() {

@@ -11,6 +11,12 @@ mod ends;
 mod excuse;
 mod feed;
 #[cfg(test)]
+mod growth_tests;
+mod queue;
+mod seats;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod simulate;
 mod stop;
 mod task;
@@ -18,13 +24,13 @@ mod task;
 mod tests;
 mod worker;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use slab::Slab;
 
 use crate::error::{ExitCause, PoolError};
 use crate::ids::{Lease, TaskKey, WorkerKey};
-use crate::limits::{START_FAILURES, START_PATIENCE_NS};
+use queue::Queue;
 use task::{FunctionStats, Task, TaskState};
 pub(crate) use task::{Spec, Verdict};
 use worker::Seat;
@@ -53,6 +59,10 @@ pub(crate) enum Event<'a> {
     Violated { worker: WorkerKey },
     /// The process has ended and everything that it had answered has been told. `started` are the leases that it had begun.
     Gone { worker: WorkerKey, started: &'a [Lease], cause: ExitCause },
+    /// The worker takes more memory than it may: another one takes its seat when it has done what it has begun.
+    Outgrown { worker: WorkerKey },
+    /// From now on there are to be so many workers.
+    Resize { workers: u32 },
     /// The user wants this task to end.
     Cancel { task: TaskKey },
     /// No more tasks will come.
@@ -80,6 +90,8 @@ pub(crate) enum Action {
     Terminate { worker: WorkerKey },
     /// SIGKILL to its group.
     Kill { worker: WorkerKey },
+    /// The task waits to be started again: to be told to observers.
+    Retried { task: TaskKey },
     /// Tell the task's handle. Exactly once per task.
     Settle { task: TaskKey, verdict: Verdict },
 }
@@ -113,12 +125,22 @@ pub(crate) enum Phase {
     Stopped,
 }
 
-/// What does not change.
+/// What the user has decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
+    /// At most so many. Changed by [`Event::Resize`].
     pub(crate) workers: u32,
+    /// So many are there in any case; more if there is work for them.
+    pub(crate) min_workers: u32,
+    /// How long the others wait for work before they leave.
+    pub(crate) idle_timeout_ns: Option<u64>,
     pub(crate) max_tasks_per_child: Option<u64>,
+    pub(crate) max_age_ns: Option<u64>,
     pub(crate) start_timeout_ns: u64,
+    /// How many workers a task may cost before it is not tried again.
+    pub(crate) crash_limit: u32,
+    /// How many workers may end by themselves within a time.
+    pub(crate) max_restarts: Option<(u32, u64)>,
 }
 
 /// How many of what, since the pool was built.
@@ -141,7 +163,9 @@ pub(crate) struct Scheduler {
     phase: Phase,
     tasks: Slab<Task>,
     /// In order of execution. Holds cancelled tasks until their turn comes.
-    queue: VecDeque<TaskKey>,
+    queue: Queue,
+    /// Tasks that are tried again after a pause.
+    delayed: BTreeSet<(u64, TaskKey)>,
     /// Cancelled tasks in the queue.
     dropped: usize,
     unfinished: usize,
@@ -149,13 +173,19 @@ pub(crate) struct Scheduler {
     /// Ready workers without a task, the last used on top: its caches are warm.
     idle: Vec<WorkerKey>,
     seats: Vec<Seat>,
+    /// Seats that have a worker.
+    occupied: usize,
     functions: Vec<FunctionStats>,
     start_failures: u32,
     /// When the first of these happened.
     failing_since: u64,
     ever_ready: bool,
     broken: Option<PoolError>,
+    /// When workers have ended by themselves, as far as that counts.
+    losses: VecDeque<u64>,
     counts: Counts,
+    /// The time, ready or busy, of workers that are gone.
+    worked_ns: u64,
 }
 
 impl Scheduler {
@@ -166,18 +196,22 @@ impl Scheduler {
             config,
             phase: Phase::Running,
             tasks: Slab::new(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
+            delayed: BTreeSet::new(),
             dropped: 0,
             unfinished: 0,
             workers: Slab::new(),
             idle: Vec::new(),
             seats,
+            occupied: 0,
             functions: Vec::new(),
             start_failures: 0,
             failing_since: 0,
             ever_ready: false,
             broken: None,
+            losses: VecDeque::new(),
             counts: Counts::default(),
+            worked_ns: 0,
         }
     }
 
@@ -187,8 +221,11 @@ impl Scheduler {
         let key = TaskKey(self.tasks.insert(Task::new(spec)) as u32);
         self.unfinished += 1;
         self.counts.submitted += 1;
-        self.queue.push_back(key);
+        self.queue.push_back(spec.priority, key);
         self.feed_idle(now, out);
+        if !self.queue.is_empty() && self.wants_workers() {
+            self.fill_seats(now, out);
+        }
         key
     }
 
@@ -208,6 +245,8 @@ impl Scheduler {
             }
             Event::Expired { worker, lease } => self.on_expired(worker, lease, out),
             Event::Violated { worker } => self.condemn(worker, out),
+            Event::Outgrown { worker } => self.wear_out(worker, now, out),
+            Event::Resize { workers } => self.on_resize(workers, now, out),
             Event::Gone { worker, started, cause } => {
                 self.on_gone(worker, started, cause, now, out)
             }
@@ -238,12 +277,19 @@ impl Scheduler {
         self.queue.is_empty()
     }
 
+    /// The time that all workers together have been ready or busy.
+    pub(crate) fn worker_time(&self, now: u64) -> u64 {
+        let workers = self.workers.iter().map(|(_, worker)| worker.time(now));
+        workers.fold(self.worked_ns, u64::saturating_add)
+    }
+
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
 
     pub(crate) fn queued(&self) -> usize {
-        self.queue.iter().filter(|key| self.tasks[key.index()].state == TaskState::Queued).count()
+        let waits = |key: &TaskKey| self.tasks[key.index()].state == TaskState::Queued;
+        self.queue.iter().filter(waits).count() + self.delayed.len()
     }
 
     pub(crate) fn worker(&self, worker: WorkerKey) -> Option<&Worker> {
@@ -271,18 +317,18 @@ impl Scheduler {
                 let held = self.workers[worker.index()].leases.iter().find(|h| h.task == task)?;
                 Some((worker, held.lease))
             }
-            TaskState::Queued | TaskState::Dropped => None,
+            TaskState::Queued | TaskState::Delayed(_) | TaskState::Dropped => None,
         }
     }
 
-    /// Whether every seat has had a worker that became ready.
+    /// Whether every seat that is to be filled at once has had a worker that became ready.
     pub(crate) fn all_seated(&self) -> bool {
-        self.seats.iter().all(|seat| seat.was_ready)
+        self.seats.iter().take(self.config.min_workers as usize).all(|seat| seat.was_ready)
     }
 
-    /// Whether a task would be given to a worker at once.
-    pub(crate) fn any_idle(&self) -> bool {
-        !self.idle.is_empty()
+    /// How many workers there may be.
+    pub(crate) fn size(&self) -> u32 {
+        self.config.workers
     }
 
     /// Whether any worker is ready now.
@@ -299,10 +345,9 @@ impl Scheduler {
 
     /// When a [`Event::Tick`] is due.
     pub(crate) fn next_tick(&self) -> Option<u64> {
-        let workers = self.workers.iter().filter_map(|(_, worker)| worker.next_tick());
-        let wanted = self.wants_workers();
-        let seats = self.seats.iter().filter(|seat| wanted && seat.worker.is_none());
-        workers.chain(seats.map(|seat| seat.not_before)).min()
+        let workers = self.workers.iter().filter_map(|(_, worker)| worker.next_tick()).min();
+        let delayed = self.delayed.first().map(|&(due, _)| due);
+        [workers, self.next_start(), self.next_age(), delayed].into_iter().flatten().min()
     }
 
     fn on_spawned(&mut self, key: WorkerKey, now: u64) {
@@ -321,35 +366,14 @@ impl Scheduler {
         worker.phase = WorkerPhase::Ready;
         worker.was_ready = true;
         worker.last_progress = now;
+        worker.ready_at = now;
+        worker.idle_since = now;
         worker.deadline = None;
         self.start_failures = 0;
         self.ever_ready = true;
         self.seats[worker.seat as usize].was_ready = true;
         self.idle.push(key);
         self.feed_idle(now, out);
-    }
-
-    fn on_start_failed(&mut self, key: WorkerKey, error: &str, now: u64) {
-        let Some(worker) = self.workers.try_remove(key.index()) else { return };
-        if self.start_failures == 0 {
-            self.failing_since = now;
-        }
-        self.start_failures += 1;
-        self.seats[worker.seat as usize].back_off(now);
-        let times = self.start_failures;
-        let limit = START_FAILURES.max(2 * self.config.workers);
-        let patient = self.ever_ready && now < self.failing_since + START_PATIENCE_NS;
-        if times >= limit && !patient && !self.any_ready() && self.phase < Phase::Stopping {
-            // a worker that exits in good order has nearly always run a program that does not know what it is
-            let hint = if error.starts_with("exited") {
-                "; call pool_core::init() first in main, or put pool_core::test_support!() into the test crate, and don't exit in an initializer"
-            } else {
-                ""
-            };
-            self.broken = Some(PoolError::StartFailed(format!(
-                "workers ended before they were ready {times} times in a row (the last one {error}){hint}"
-            )));
-        }
     }
 
     fn on_refused(&mut self, reason: PoolError, now: u64, out: &mut Vec<Action>) {
@@ -360,6 +384,12 @@ impl Scheduler {
     }
 
     fn on_tick(&mut self, now: u64, out: &mut Vec<Action>) {
+        while let Some(&(due, task)) = self.delayed.first().filter(|(due, _)| *due <= now) {
+            self.delayed.remove(&(due, task));
+            self.requeue(task);
+        }
+        self.feed_idle(now, out);
+        self.on_ages(now, out);
         let several = self.workers.len() > 1;
         for (key, worker) in &mut self.workers {
             let key = WorkerKey(key as u32);
@@ -405,25 +435,6 @@ impl Scheduler {
         }
     }
 
-    fn wants_workers(&self) -> bool {
-        match self.phase {
-            Phase::Running => true,
-            Phase::Draining => self.unfinished > 0,
-            Phase::Stopping | Phase::Stopped => false,
-        }
-    }
-
-    fn fill_seats(&mut self, now: u64, out: &mut Vec<Action>) {
-        for (index, seat) in self.seats.iter_mut().enumerate() {
-            if seat.worker.is_none() && seat.not_before <= now {
-                let worker = WorkerKey(self.workers.insert(Worker::new(index as u32)) as u32);
-                seat.worker = Some(worker);
-                self.counts.workers_started += 1;
-                out.push(Action::Spawn { worker, seat: index as u32 });
-            }
-        }
-    }
-
     fn worker_keys(&self) -> Vec<WorkerKey> {
         self.workers.iter().map(|(key, _)| WorkerKey(key as u32)).collect()
     }
@@ -449,8 +460,9 @@ impl Scheduler {
     }
 
     fn requeue(&mut self, key: TaskKey) {
-        self.tasks[key.index()].state = TaskState::Queued;
-        self.queue.push_front(key);
+        let task = &mut self.tasks[key.index()];
+        task.state = TaskState::Queued;
+        self.queue.push_front(task.spec.priority, key);
     }
 
     /// Settles a task that is not in the queue, and forgets it.

@@ -93,10 +93,18 @@ struct World {
 impl World {
     fn new(seed: u64) -> World {
         let mut random = Random(seed);
+        let workers = 1 + random.below(5) as u32;
+        let mut some = |share, limit| (random.below(share) == 0).then(|| 1 + random.below(limit));
         let config = Config {
-            workers: 1 + random.below(5) as u32,
-            max_tasks_per_child: (random.below(3) == 0).then(|| 1 + random.below(6)),
+            workers,
+            min_workers: some(2, workers.into())
+                .map_or(workers, |min| min.min(workers.into()) as u32),
+            idle_timeout_ns: some(2, 50 * MS),
+            max_tasks_per_child: some(3, 6),
+            max_age_ns: some(4, 200 * MS),
             start_timeout_ns: 1_000 * MS,
+            crash_limit: some(2, 3).map_or(u32::MAX, |limit| limit as u32),
+            max_restarts: some(8, 5).map(|count| (count as u32, 1_000 * MS)),
         };
         let start_faults = if random.below(4) == 0 { 40 } else { 3 };
         let mut world = World {
@@ -170,6 +178,7 @@ impl World {
                     let process = self.processes.get_mut(&worker).expect("a process");
                     process.is_dead |= process.is_there;
                 }
+                Action::Retried { task } => assert!(self.by_key.contains_key(&task)),
                 Action::Settle { task, verdict } => self.settle(task, verdict),
             }
         }
@@ -179,7 +188,10 @@ impl World {
         let number = self.by_key.remove(&task).expect("settled twice, or never submitted");
         let record = &mut self.tasks[number];
         assert_eq!(record.verdict.replace(verdict), None, "settled twice");
-        let begun = matches!(verdict, Verdict::Replied | Verdict::Lost(_) | Verdict::TimedOut);
+        let begun = matches!(
+            verdict,
+            Verdict::Replied | Verdict::Lost(_) | Verdict::TimedOut | Verdict::Quarantined(_)
+        );
         assert!(!begun || record.starts > 0, "{verdict:?} of a task that never was started");
         assert!(record.starts <= 1 + record.retries, "started too often: {record:?}");
         let stops = matches!(verdict, Verdict::Terminated | Verdict::Broken);
@@ -213,8 +225,13 @@ impl World {
             940..965 => self.kill(key),
             965..975 => self.toggle(key),
             975..980 => self.spawn_fails(key),
-            980..985 => self.event(Event::Violated { worker: key }),
-            985..990 => self.pause(),
+            980..983 => self.event(Event::Violated { worker: key }),
+            983..985 => self.event(Event::Outgrown { worker: key }),
+            985..988 => self.pause(),
+            988..990 => {
+                let workers = 1 + self.random.below(6) as u32;
+                self.event(Event::Resize { workers });
+            }
             990..995 => {
                 self.now += self.random.below(3_000 * MS);
                 self.event(Event::Tick);
@@ -235,7 +252,9 @@ impl World {
         let size = [10, 10, 10, 40_000, 1 << 20][self.random.below(5) as usize];
         let retries = if self.random.below(5) == 0 { 1 + self.random.below(2) as u32 } else { 0 };
         let function = self.random.below(3) as u32;
-        let spec = Spec { function, size, items: 1, retries };
+        let priority = if self.random.below(4) == 0 { self.random.below(5) as i32 - 2 } else { 0 };
+        let backoff_ns = if self.random.below(2) == 0 { self.random.below(20 * MS) } else { 0 };
+        let spec = Spec { function, size, items: 1, retries, priority, backoff_ns };
         let mut actions = Vec::new();
         let key = self.sched.submit(spec, self.now, &mut actions);
         self.by_key.insert(key, self.tasks.len());

@@ -12,10 +12,8 @@ impl Scheduler {
             WorkerPhase::Ready => {
                 worker.phase = WorkerPhase::Retiring;
                 worker.deadline = Some(now + RETIRE_NS);
-                let seat = &mut self.seats[worker.seat as usize];
-                if seat.worker == Some(key) {
-                    seat.worker = None;
-                }
+                let seat = worker.seat as usize;
+                self.vacate(seat, key);
                 self.idle.retain(|&idle| idle != key);
                 out.push(Action::Retire { worker: key });
             }
@@ -49,6 +47,7 @@ impl Scheduler {
         }
         self.phase = self.phase.max(Phase::Stopping);
         self.queue.clear();
+        self.delayed.clear();
         self.dropped = 0;
         let tasks: Vec<_> = self.tasks.iter().map(|(key, task)| (key, task.state)).collect();
         for (key, state) in tasks {

@@ -1,7 +1,7 @@
 //! A task as the scheduler sees it: no arguments, no result.
 
 use crate::ids::WorkerKey;
-use crate::limits::{INLINE_BYTES, UNKNOWN_NS};
+use crate::limits::{INLINE_BYTES, RETRY_PAUSE_MAX_NS, UNKNOWN_NS};
 
 /// What the scheduler has to know of a new task.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,10 @@ pub(crate) struct Spec {
     pub(crate) items: u32,
     /// How many more times it may be started if its worker dies or its time is up.
     pub(crate) retries: u32,
+    /// Those of a higher one are run first.
+    pub(crate) priority: i32,
+    /// The pause before the first retry; each further one is twice as long.
+    pub(crate) backoff_ns: u64,
 }
 
 impl Spec {
@@ -30,6 +34,8 @@ pub(crate) enum Verdict {
     Replied,
     /// Its worker died while running it.
     Lost(WorkerKey),
+    /// It has cost so many workers that it is not tried again.
+    Quarantined(u32),
     TimedOut,
     Cancelled,
     Terminated,
@@ -41,19 +47,32 @@ pub(crate) enum Verdict {
 pub(super) struct Task {
     pub(super) spec: Spec,
     pub(super) state: TaskState,
+    /// How many times it has been started again.
+    pub(super) retried: u32,
+    /// How many workers have died of it.
+    pub(super) crashes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskState {
     Queued,
     Leased(WorkerKey),
+    /// Tried again at this time.
+    Delayed(u64),
     /// Settled, but its key is still in the queue.
     Dropped,
 }
 
 impl Task {
     pub(super) fn new(spec: Spec) -> Task {
-        Task { spec, state: TaskState::Queued }
+        Task { spec, state: TaskState::Queued, retried: 0, crashes: 0 }
+    }
+
+    /// How long to wait before it is tried again.
+    pub(super) fn pause_ns(&self) -> u64 {
+        let doubled =
+            self.spec.backoff_ns.saturating_mul(1 << self.retried.saturating_sub(1).min(40));
+        doubled.min(RETRY_PAUSE_MAX_NS)
     }
 }
 

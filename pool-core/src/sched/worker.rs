@@ -32,7 +32,6 @@ impl Seat {
     /// The worker of this seat did not come up: the next one is started after a pause that grows.
     pub(super) fn back_off(&mut self, now: u64) {
         let pause = BACKOFF_FIRST_NS.saturating_mul(1 << self.failures.min(20));
-        self.worker = None;
         self.failures += 1;
         self.not_before = now + pause.min(BACKOFF_MAX_NS);
     }
@@ -49,6 +48,8 @@ pub(super) struct Held {
     pub(super) big: bool,
     /// Its handle has been told already.
     pub(super) settled: bool,
+    /// Its time is up, and its worker is being killed for that.
+    pub(super) expired: bool,
 }
 
 /// One worker process.
@@ -66,6 +67,10 @@ pub(crate) struct Worker {
     /// Messages known to have been read, because a task of them was answered.
     pub(super) acked_frames: u32,
     pub(super) last_progress: u64,
+    pub(super) ready_at: u64,
+    pub(super) idle_since: u64,
+    /// It gets no further tasks, and leaves when it has done those that it has begun.
+    pub(super) worn: bool,
     /// When it gets SIGKILL.
     pub(super) deadline: Option<u64>,
     /// It has been ready: whatever ends it now is no failure to start.
@@ -88,6 +93,9 @@ impl Worker {
             sent_frames: 0,
             acked_frames: 0,
             last_progress: 0,
+            ready_at: 0,
+            idle_since: 0,
+            worn: false,
             deadline: None,
             was_ready: false,
             late: false,
@@ -110,6 +118,16 @@ impl Worker {
         self.leases.is_empty() || self.sent_frames - self.acked_frames < UNREAD_FRAMES
     }
 
+    /// Whether it may become too old: it has to have done something first, or no task would ever be done with a short limit.
+    pub(super) fn ages(&self) -> bool {
+        self.phase == WorkerPhase::Ready && !self.worn && self.tasks_done > 0
+    }
+
+    /// How long it has been ready or busy.
+    pub(super) fn time(&self, now: u64) -> u64 {
+        if self.ready_at == 0 { 0 } else { now.saturating_sub(self.ready_at) }
+    }
+
     fn has_spare_work(&self) -> bool {
         self.phase == WorkerPhase::Ready && self.leases.len() > 1
     }
@@ -124,7 +142,15 @@ impl Worker {
         *generation = generation.wrapping_add(1);
         let lease = Lease { slot, generation: *generation };
         let frame = self.sent_frames + 1;
-        self.leases.push_back(Held { task, lease, frame, expected_ns, big, settled: false });
+        self.leases.push_back(Held {
+            task,
+            lease,
+            frame,
+            expected_ns,
+            big,
+            settled: false,
+            expired: false,
+        });
         self.load_ns += expected_ns;
         self.items += u64::from(items);
         lease

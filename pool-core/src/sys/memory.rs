@@ -1,14 +1,13 @@
 //! Anonymous shared memory: created by the parent, sealed in size, mapped by both sides, gone with the last of them.
 
-use std::io;
-#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use nix::sys::memfd::{MFdFlags, memfd_create};
 #[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -89,6 +88,26 @@ impl SharedBlock {
             out.set_len(out.len() + len);
         }
     }
+}
+
+/// A file without a name that has this content, which nobody can change any more.
+pub(crate) fn sealed_file(content: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(c"pool-core", flags)?);
+    file.write_all(content)?;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+/// The content of such a file. Several processes may read it at the same time: it has one position for all, which is not used.
+pub(crate) fn read_sealed(file: OwnedFd, len: u64) -> io::Result<Vec<u8>> {
+    let mut content = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    File::from(file).read_exact_at(&mut content, 0)?;
+    Ok(content)
 }
 
 impl Drop for SharedBlock {

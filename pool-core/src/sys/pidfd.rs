@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 
 use crate::error::ExitCause;
 
@@ -56,6 +57,23 @@ impl PidFd {
             // ECHILD: SIGCHLD is ignored in this program, or somebody waits for any child
             Ok(_) | Err(_) => Some(ExitCause::Unknown),
         }
+    }
+}
+
+/// Whether a child that was not reaped yet has ended. Its status is left where it is.
+pub(crate) fn has_ended(child: u32) -> bool {
+    let Ok(number) = i32::try_from(child) else { return true };
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // an error means that there is no such child: the kernel has reaped it
+    !matches!(
+        waitid(Id::Pid(Pid::from_raw(number)), flags),
+        Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR)
+    )
+}
+
+impl From<PidFd> for OwnedFd {
+    fn from(pidfd: PidFd) -> OwnedFd {
+        pidfd.0
     }
 }
 

@@ -1,10 +1,11 @@
 //! Waiting for descriptors: an epoll set for the pool's own thread, a plain poll for a caller, and doorbells.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -117,5 +118,48 @@ pub(crate) fn wait_either(
         Ok(_) => Ok(fds[1].any() == Some(true)),
         Err(nix::Error::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until the descriptor is readable, or until the deadline; returns whether it is.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = match left {
+            None => PollTimeout::NONE,
+            Some(left) => {
+                let ms = left.as_micros().div_ceil(1000).min(60_000) as u32;
+                PollTimeout::try_from(ms).unwrap_or(PollTimeout::ZERO)
+            }
+        };
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        match nix::poll::poll(&mut fds, timeout) {
+            Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A descriptor that becomes readable when its waker is woken, and stays so.
+#[derive(Debug)]
+pub(crate) struct Sentinel(EventFd);
+
+impl Sentinel {
+    pub(crate) fn new() -> io::Result<Sentinel> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Sentinel(event))
+    }
+
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+impl Wake for Sentinel {
+    fn wake(self: Arc<Self>) {
+        // a full counter is readable already
+        let _ = self.0.write(1);
     }
 }

@@ -82,6 +82,33 @@ pub(crate) fn limit_memory(bytes: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_AS, bytes, bytes)?)
 }
 
+/// Whether this process may run on the CPU of this number.
+pub(crate) fn may_run_on(cpu: usize) -> bool {
+    let me = nix::unistd::Pid::from_raw(0);
+    nix::sched::sched_getaffinity(me).is_ok_and(|cpus| cpus.is_set(cpu) == Ok(true))
+}
+
+/// Binds this thread, and what it starts, to one CPU.
+pub(crate) fn pin_to(cpu: u32) -> io::Result<()> {
+    let mut cpus = nix::sched::CpuSet::new();
+    cpus.set(cpu as usize)?;
+    Ok(nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?)
+}
+
+/// Sets the niceness of this thread, and of what it starts.
+pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
+    // SAFETY: integers only; 0 is the calling thread.
+    unsafe { check(libc::setpriority(libc::PRIO_PROCESS, 0, niceness)) }.map(drop)
+}
+
+/// The resident memory of a child of this process, in bytes; `None` if it can't be told.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * page.unsigned_abs())
+}
+
 /// The name that `ps` and `top` show for this process.
 pub(crate) fn set_name(name: &str) {
     if let Ok(name) = std::ffi::CString::new(name) {
@@ -93,6 +120,11 @@ pub(crate) fn set_name(name: &str) {
 /// Whether this is the thread that `main` runs on.
 pub(crate) fn on_main_thread() -> bool {
     nix::unistd::gettid() == nix::unistd::getpid()
+}
+
+/// The number by which the kernel and its tools know this thread.
+pub(crate) fn thread_id() -> u32 {
+    nix::unistd::gettid().as_raw().unsigned_abs()
 }
 
 /// What tells one executable file from another, also after it was replaced on disk: device, inode, size and time of change

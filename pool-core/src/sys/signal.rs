@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, pthread_sigmask};
 use nix::unistd::Pid;
 
 /// The number of SIGKILL.
@@ -35,6 +35,23 @@ pub(crate) fn send_to_group(leader: u32, signal: GroupSignal) -> io::Result<()> 
             killpg(group, Signal::SIGCONT)?;
         }
         GroupSignal::Kill => killpg(group, Signal::SIGKILL)?,
+    }
+    Ok(())
+}
+
+/// Like [`send_to_group`], and to `leader` itself if it has left its group.
+pub(crate) fn send_to_child(leader: u32, signal: GroupSignal) -> io::Result<()> {
+    let sent = send_to_group(leader, signal);
+    let pid = Pid::from_raw(i32::try_from(leader).map_err(io::Error::other)?);
+    if pid.as_raw() <= 1 || nix::unistd::getpgid(Some(pid)) == Ok(pid) {
+        return sent;
+    }
+    match signal {
+        GroupSignal::Terminate => {
+            kill(pid, Signal::SIGTERM)?;
+            kill(pid, Signal::SIGCONT)?;
+        }
+        GroupSignal::Kill => kill(pid, Signal::SIGKILL)?,
     }
     Ok(())
 }

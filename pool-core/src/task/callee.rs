@@ -24,7 +24,7 @@ impl Callee {
     /// The entry point in this process.
     ///
     /// Must be called only with what a process of the same image has made by [`Callee::of`]; the handshake has compared
-    /// the image ids before the first task is sent.
+    /// the image ids, in the parent before the first task is sent or in the worker before it is run.
     pub(crate) fn entry(self) -> Entry {
         let address = (anchor as fn() as usize as i64).wrapping_add(self.0) as usize;
         // SAFETY: the offset was made from an `Entry` of the same image (see above), so it leads to that function here.

@@ -1,14 +1,14 @@
 //! A chunk of a map: one task that calls its function for each of several items, each with an outcome of its own.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::TaskFn;
 use super::callee::instance;
 use super::entry::{Fault, Output, decode_args, decode_error, failed, unencodable};
-use super::{TaskFn, panics};
+use super::job::{Value, caught};
 use crate::codec::{self, Unencodable};
 use crate::error::TaskError;
 
@@ -21,6 +21,12 @@ pub(crate) struct Chunk<R> {
 }
 
 impl<R> Chunk<R> {
+    /// What [`call_each`] has given.
+    pub(crate) fn new(values: Vec<R>, faults: Vec<(u64, Fault)>, limit: u64) -> Chunk<R> {
+        let faults = faults.into_iter().map(|(at, fault)| (at, fault.into_error(limit))).collect();
+        Chunk { values, faults }
+    }
+
     /// A chunk that has failed as a whole.
     pub(crate) fn failed(items: usize, error: &TaskError) -> Chunk<R> {
         let faults = (0..items as u64).map(|item| (item, error.clone())).collect();
@@ -32,6 +38,37 @@ impl<R> Chunk<R> {
         let ordered = self.faults.is_sorted_by(|(one, _), (next, _)| one < next);
         let inside = self.faults.last().is_none_or(|(last, _)| *last < items as u64);
         ordered && inside && self.values.len() + self.faults.len() == items
+    }
+
+    /// A chunk in which all went well.
+    pub(crate) fn of_values(values: Vec<R>) -> Chunk<R> {
+        Chunk { values, faults: Vec::new() }
+    }
+
+    /// The error of the first item that has no value.
+    pub(crate) fn first_error(&self) -> Option<TaskError> {
+        self.faults.first().map(|(_, error)| error.clone())
+    }
+
+    /// The first error that is not only a consequence of another one's.
+    pub(crate) fn cause(&self) -> Option<TaskError> {
+        let cause = self.faults.iter().find(|(_, error)| *error != TaskError::Cancelled);
+        cause.map(|(_, error)| error.clone()).or_else(|| self.first_error())
+    }
+
+    /// All items of these chunks, in order.
+    pub(crate) fn concat(chunks: impl IntoIterator<Item = Chunk<R>>) -> Chunk<R> {
+        let (mut values, mut faults) = (Vec::new(), Vec::new());
+        for chunk in chunks {
+            let before = (values.len() + faults.len()) as u64;
+            faults.extend(chunk.faults.into_iter().map(|(item, error)| (before + item, error)));
+            if values.is_empty() {
+                values = chunk.values;
+            } else {
+                values.extend(chunk.values);
+            }
+        }
+        Chunk { values, faults }
     }
 
     /// The values, or the error of the first item that has none.
@@ -60,6 +97,18 @@ where
     Args: DeserializeOwned + 'static,
 {
     let items = decode_args::<F, Vec<Args>>(input)?;
+    let (values, faults) = call_each(instance::<F>(), items);
+    encode(values, faults, out)
+}
+
+/// Calls the function for each item: the values, and which items have none, counted from 0.
+pub(crate) fn call_each<F, Args, Kind>(
+    function: F,
+    items: Vec<Args>,
+) -> (Vec<F::Output>, Vec<(u64, Fault)>)
+where
+    F: TaskFn<Args, Kind>,
+{
     let mut values: Vec<F::Output> = Vec::with_capacity(items.len());
     let mut faults = Vec::new();
     let mut items = items.into_iter();
@@ -67,22 +116,20 @@ where
     while items.len() > 0 {
         let calls = || {
             for args in items.by_ref() {
-                match instance::<F>().call(args) {
+                match function.call(args) {
                     Ok(value) => values.push(value),
                     Err(error) => {
                         faults.push(((values.len() + faults.len()) as u64, failed(error)))
                     }
                 }
             }
+            Ok(())
         };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(calls)) {
-            let fault = Fault::Panicked(panics::take(payload.as_ref()));
-            // a payload whose drop panics must not end the worker
-            std::mem::forget(payload);
+        if let Err(fault) = caught(calls) {
             faults.push(((values.len() + faults.len()) as u64, fault));
         }
     }
-    encode(values, faults, out)
+    (values, faults)
 }
 
 fn encode<R: Serialize>(
@@ -125,11 +172,17 @@ fn sort_out<R: Serialize>(
 }
 
 /// The other side of [`run`].
-pub(crate) fn decode<R: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<Chunk<R>, TaskError> {
+pub(crate) fn decode<R>(value: Value, limit: u64) -> Result<Chunk<R>, TaskError>
+where
+    R: DeserializeOwned + 'static,
+{
+    value.open(|bytes| decode_bytes(bytes, limit))
+}
+
+fn decode_bytes<R: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<Chunk<R>, TaskError> {
     let (faults, values): (Vec<(u64, Fault)>, Vec<R>) =
         codec::decode(bytes).map_err(|error| decode_error::<R>(&error))?;
-    let faults = faults.into_iter().map(|(item, fault)| (item, fault.into_error(limit))).collect();
-    Ok(Chunk { values, faults })
+    Ok(Chunk::new(values, faults, limit))
 }
 
 #[cfg(test)]
@@ -154,7 +207,7 @@ mod tests {
         let (mut encoded, mut out) = (Vec::new(), Vec::new());
         codec::encode(&input, &mut encoded, u64::MAX).unwrap();
         go(f, &encoded, &mut out);
-        decode::<u32>(&out, 0).unwrap().into_outcomes().map(Result::ok).collect()
+        decode_bytes::<u32>(&out, 0).unwrap().into_outcomes().map(Result::ok).collect()
     }
 
     #[test]
@@ -187,7 +240,7 @@ mod tests {
         let values = vec![Picky(1), Picky(0), Picky(3)];
         let faults = vec![(1, Fault::Failed("before".to_owned()))];
         encode(values, faults, &mut Output { bytes: &mut bytes, limit: 1000 }).unwrap();
-        let outcomes: Vec<_> = decode::<u32>(&bytes, 0).unwrap().into_outcomes().collect();
+        let outcomes: Vec<_> = decode_bytes::<u32>(&bytes, 0).unwrap().into_outcomes().collect();
         let before = TaskError::Failed("before".to_owned());
         assert_eq!(outcomes[..2], [Ok(1), Err(before)]);
         assert!(matches!(&outcomes[2], Err(TaskError::Encode(text)) if text.contains("zero")));

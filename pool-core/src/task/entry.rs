@@ -48,9 +48,7 @@ impl Fault {
     pub(crate) fn into_error(self, limit: u64) -> TaskError {
         match self {
             Fault::Failed(text) => TaskError::Failed(text),
-            Fault::Panicked(panics::Report { message, location, backtrace }) => {
-                TaskError::Panicked { message, location, backtrace }
-            }
+            Fault::Panicked(report) => report.into(),
             Fault::Encode(text) => TaskError::Encode(text),
             Fault::Decode(text) => TaskError::Decode(text),
             Fault::TooLarge(size) => too_large(Oversize::Result, size, limit),

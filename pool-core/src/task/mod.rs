@@ -4,6 +4,7 @@ pub(crate) mod callee;
 pub(crate) mod chunk;
 pub(crate) mod entry;
 mod function;
+pub(crate) mod job;
 pub(crate) mod panics;
 pub(crate) mod registry;
 

@@ -4,9 +4,11 @@ use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::panic::PanicHookInfo;
+use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::TaskError;
 use crate::limits::TEXT_BYTES;
 
 /// A panic, as text.
@@ -15,6 +17,12 @@ pub(crate) struct Report {
     pub(crate) message: String,
     pub(crate) location: String,
     pub(crate) backtrace: String,
+}
+
+impl From<Report> for TaskError {
+    fn from(Report { message, location, backtrace }: Report) -> TaskError {
+        TaskError::Panicked { message, location, backtrace }
+    }
 }
 
 impl Report {
@@ -29,17 +37,22 @@ thread_local! {
     static LAST: RefCell<Option<Report>> = const { RefCell::new(None) };
 }
 
-/// Makes panics of this thread's tasks be kept instead of printed. Other threads print as before.
+/// Makes panics of this thread's tasks be kept instead of printed. Other threads print as before: the hook that this process had is called for
+/// them. One that is set later replaces this one; the location of a task's panic is then not known.
 pub(crate) fn keep() {
+    static HOOK: Once = Once::new();
     IN_TASK.set(true);
-    let previous = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if IN_TASK.get() {
-            LAST.set(Some(describe(info)));
-        } else {
-            previous(info);
-        }
-    }));
+    HOOK.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            // no longer known in a thread that is ending
+            if IN_TASK.try_with(Cell::get).unwrap_or(false) {
+                LAST.set(Some(describe(info)));
+            } else {
+                previous(info);
+            }
+        }));
+    });
 }
 
 /// The report of the panic that has just been caught. `payload` tells the message if the user's code has set a hook of

@@ -5,9 +5,9 @@ mod mutate;
 
 use std::os::fd::AsFd;
 
+use super::block::WorkerBlock;
 use super::lane;
 use super::replies::{ReplyReader, Round};
-use super::status::StatusPage;
 use crate::codec;
 use crate::sys::socket;
 use crate::task::entry::Fault;
@@ -19,7 +19,7 @@ const MAX_RESULT: u64 = 1 << 20;
 type Frames = Vec<(Header, Vec<u8>)>;
 
 /// What a reader makes of bytes that arrive in these chunks.
-fn read(page: &StatusPage, chunks: &[&[u8]]) -> (Frames, Result<Round, Malformed>) {
+fn read(page: &WorkerBlock, chunks: &[&[u8]]) -> (Frames, Result<Round, Malformed>) {
     let (ours, theirs) = socket::stream_pair().unwrap();
     let mut reader = ReplyReader::new(page.lane(), MAX_RESULT);
     let (mut buffer, mut frames) = (Vec::new(), Vec::new());
@@ -61,7 +61,7 @@ fn decode(frames: &Frames) {
 
 #[test]
 fn any_bytes_on_the_socket_mean_the_same_however_they_are_cut() {
-    let (page, _fd) = StatusPage::create().unwrap();
+    let (page, _fd) = WorkerBlock::create().unwrap();
     let corpus = mutate::corpus(&["fuzz/replies"]);
     mutate::fuzz("replies", &corpus, &[], |input| {
         let input = &input[..input.len().min(30_000)];
@@ -77,7 +77,7 @@ fn any_bytes_on_the_socket_mean_the_same_however_they_are_cut() {
 
 #[test]
 fn any_bytes_in_the_lane_are_refused_or_frames() {
-    let (page, _fd) = StatusPage::create().unwrap();
+    let (page, _fd) = WorkerBlock::create().unwrap();
     let corpus = mutate::corpus(&["fuzz/replies"]);
     mutate::fuzz("lane", &corpus, &[], |input| {
         // the positions come from the input too

@@ -131,11 +131,11 @@ impl LaneWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::status::StatusPage;
+    use crate::transport::block::WorkerBlock;
 
     fn pair() -> (Lane, LaneWriter) {
-        let (page, _fd) = StatusPage::create().unwrap();
-        (page.lane(), LaneWriter::new(page.lane()))
+        let (block, _fd) = WorkerBlock::create().unwrap();
+        (block.lane(), LaneWriter::new(block.lane()))
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How bytes move between the parent and one worker. Nothing outside knows which way a frame took.
 
+pub(crate) mod block;
 #[cfg(test)]
 mod fuzz;
 pub(crate) mod lane;

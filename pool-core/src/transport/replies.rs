@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn reader() -> ReplyReader {
-        let (page, _fd) = crate::transport::status::StatusPage::create().unwrap();
+        let (page, _fd) = crate::transport::block::WorkerBlock::create().unwrap();
         ReplyReader::new(page.lane(), 1 << 40)
     }
 

@@ -1,5 +1,5 @@
-//! The status page: per leased task one atomic state and the start time, shared by the parent and one worker. Behind it, in the same
-//! block, lie the [lane](super::lane) for small replies and the area through which big arguments pass.
+//! The status page: per leased task one atomic state, the start time, the task's number and whether the parent wishes it to end. The pool and one
+//! worker share it: a process by [shared memory](super::block), a thread in ordinary memory.
 //!
 //! A state word is `generation << 8 | state`. Each step is one compare-and-swap, so of two that exclude each other exactly one
 //! happens, and the parent knows, also after the worker's death, how far a task has come:
@@ -11,14 +11,11 @@
 //!
 //! What the page says is used only for the tasks of its worker; the parent keeps its own record of everything else.
 
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::lane::{self, Lane};
-use crate::ids::Lease;
-use crate::limits::{PIECE_BYTES, SLOTS};
+use crate::ids::{Lease, TaskId};
+use crate::limits::SLOTS;
 use crate::sys::memory::SharedBlock;
 
 const QUEUED: u64 = 1;
@@ -27,10 +24,14 @@ const REVOKED: u64 = 3;
 const FINISHED: u64 = 4;
 const CONDEMNED: u64 = 5;
 
-const SLOT_BYTES: usize = 16;
-const LANE: usize = (SLOTS * SLOT_BYTES).next_multiple_of(4096);
-const AREA: usize = LANE + lane::LEN;
-const LEN: usize = AREA + 2 * PIECE_BYTES;
+/// Words of one slot: the state, when it was started, the wish that it should end, the task's number.
+const SLOT_WORDS: usize = 4;
+const STARTED_AT: usize = 1;
+const WISH: usize = 2;
+const TASK: usize = 3;
+
+/// Bytes that the page takes in a block.
+pub(super) const LEN: usize = SLOTS * SLOT_WORDS * 8;
 
 /// What the page says about a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,34 +47,53 @@ pub(crate) enum Progress {
 }
 
 /// One side's view of the page.
-#[derive(Debug)]
-pub(crate) struct StatusPage(Arc<SharedBlock>);
+#[derive(Clone, Debug)]
+pub(crate) struct StatusPage(Memory);
+
+#[derive(Clone, Debug)]
+enum Memory {
+    /// At the beginning of a block that two processes share.
+    Shared(Arc<SharedBlock>),
+    /// Both sides are threads of this process.
+    Local(Arc<[AtomicU64]>),
+}
 
 impl StatusPage {
-    /// The parent's view, and the descriptor for the worker.
-    pub(crate) fn create() -> io::Result<(StatusPage, OwnedFd)> {
-        let (block, fd) = SharedBlock::create(LEN)?;
-        Ok((StatusPage(Arc::new(block)), fd))
+    /// The page at the beginning of a block, which has room for it.
+    pub(super) fn at_start_of(block: Arc<SharedBlock>) -> StatusPage {
+        StatusPage(Memory::Shared(block))
     }
 
-    /// The worker's view.
-    pub(crate) fn map(fd: BorrowedFd<'_>) -> io::Result<StatusPage> {
-        SharedBlock::map(fd, LEN).map(|block| StatusPage(Arc::new(block)))
-    }
-
-    /// The way of small replies, which lies in the same block.
-    pub(crate) fn lane(&self) -> Lane {
-        Lane::new(Arc::clone(&self.0), LANE)
+    /// A page for a worker that is a thread of this process.
+    pub(crate) fn local() -> StatusPage {
+        let words = (0..SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect();
+        StatusPage(Memory::Local(words))
     }
 
     /// Parent: announces a task, before it is sent.
-    pub(crate) fn announce(&self, lease: Lease) {
+    pub(crate) fn announce(&self, lease: Lease, task: TaskId) {
+        self.word(lease, TASK).store(task.0, Ordering::Relaxed);
         self.state(lease).store(word(lease, QUEUED), Ordering::Release);
+    }
+
+    /// Worker: the number of a task that it has got.
+    pub(crate) fn task(&self, lease: Lease) -> TaskId {
+        TaskId(self.word(lease, TASK).load(Ordering::Relaxed))
+    }
+
+    /// Parent: wishes that the task ends soon.
+    pub(crate) fn wish_end(&self, lease: Lease) {
+        self.word(lease, WISH).store(word(lease, 1), Ordering::Release);
+    }
+
+    /// Worker: whether the parent wishes that the task ends soon.
+    pub(crate) fn is_end_wished(&self, lease: Lease) -> bool {
+        self.word(lease, WISH).load(Ordering::Acquire) == word(lease, 1)
     }
 
     /// Worker: starts a task, unless it has been taken back.
     pub(crate) fn start(&self, lease: Lease, now_ns: u64) -> bool {
-        self.started_at(lease).store(now_ns, Ordering::Relaxed);
+        self.word(lease, STARTED_AT).store(now_ns, Ordering::Relaxed);
         self.swap(lease, QUEUED, STARTED)
     }
 
@@ -97,7 +117,7 @@ impl StatusPage {
         if state == word(lease, QUEUED) {
             Progress::Queued
         } else if state == word(lease, STARTED) {
-            Progress::Started { at_ns: self.started_at(lease).load(Ordering::Relaxed) }
+            Progress::Started { at_ns: self.word(lease, STARTED_AT).load(Ordering::Relaxed) }
         } else if [REVOKED, FINISHED, CONDEMNED].iter().any(|&over| state == word(lease, over)) {
             Progress::Over
         } else {
@@ -105,29 +125,21 @@ impl StatusPage {
         }
     }
 
-    /// Parent: puts a piece of a big argument into a half of the area.
-    pub(crate) fn put_piece(&self, half: u8, bytes: &[u8]) {
-        assert!(bytes.len() <= PIECE_BYTES, "a piece fits into its half");
-        self.0.write(AREA + usize::from(half & 1) * PIECE_BYTES, bytes);
-    }
-
-    /// Worker: takes a piece out. `out` has the capacity for it.
-    pub(crate) fn take_piece(&self, half: u8, len: u32, out: &mut Vec<u8>) {
-        let len = (len as usize).min(PIECE_BYTES);
-        self.0.read_into(AREA + usize::from(half & 1) * PIECE_BYTES, len, out);
-    }
-
     fn swap(&self, lease: Lease, from: u64, to: u64) -> bool {
         let (from, to) = (word(lease, from), word(lease, to));
         self.state(lease).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    fn state(&self, lease: Lease) -> &std::sync::atomic::AtomicU64 {
-        self.0.word(usize::from(lease.slot) % SLOTS * SLOT_BYTES)
+    fn state(&self, lease: Lease) -> &AtomicU64 {
+        self.word(lease, 0)
     }
 
-    fn started_at(&self, lease: Lease) -> &std::sync::atomic::AtomicU64 {
-        self.0.word(usize::from(lease.slot) % SLOTS * SLOT_BYTES + 8)
+    fn word(&self, lease: Lease, which: usize) -> &AtomicU64 {
+        let index = usize::from(lease.slot) % SLOTS * SLOT_WORDS + which;
+        match &self.0 {
+            Memory::Shared(block) => block.word(index * 8),
+            Memory::Local(words) => &words[index],
+        }
     }
 }
 
@@ -138,52 +150,53 @@ fn word(lease: Lease, state: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     const LEASE: Lease = Lease { slot: 255, generation: 9 };
 
+    /// Both sides' views, in shared and in ordinary memory.
+    fn pages() -> [(StatusPage, StatusPage); 2] {
+        let block = Arc::new(SharedBlock::create(LEN).unwrap().0);
+        let (shared, local) = (StatusPage::at_start_of(block), StatusPage::local());
+        [(shared.clone(), shared), (local.clone(), local)]
+    }
+
     #[test]
     fn a_task_is_started_or_revoked_never_both() {
-        let (parent, fd) = StatusPage::create().unwrap();
-        let worker = StatusPage::map(fd.as_fd()).unwrap();
-        for first_is_worker in [true, false] {
-            parent.announce(LEASE);
+        for (parent, worker) in pages() {
+            parent.announce(LEASE, TaskId(7));
+            assert_eq!(worker.task(LEASE), TaskId(7));
             assert_eq!(worker.progress(LEASE), Progress::Queued);
-            if first_is_worker {
-                assert!(worker.start(LEASE, 5));
-                assert!(!parent.revoke(LEASE));
-                assert_eq!(parent.progress(LEASE), Progress::Started { at_ns: 5 });
-                assert!(worker.finish(LEASE));
-                assert!(!parent.condemn(LEASE), "too late to kill the worker for it");
-                parent.announce(LEASE);
-                assert!(worker.start(LEASE, 5) && parent.condemn(LEASE) && !worker.finish(LEASE));
-                parent.announce(LEASE);
-                assert!(worker.start(LEASE, 5));
-                assert_eq!(parent.progress(LEASE), Progress::Started { at_ns: 5 });
-            } else {
-                assert!(parent.revoke(LEASE));
-                assert!(!worker.start(LEASE, 5));
-                assert_eq!(parent.progress(LEASE), Progress::Over);
-            }
+            assert!(worker.start(LEASE, 5));
+            assert!(!parent.revoke(LEASE));
+            assert_eq!(parent.progress(LEASE), Progress::Started { at_ns: 5 });
+            assert!(worker.finish(LEASE));
+            assert!(!parent.condemn(LEASE), "too late to kill the worker for it");
+            parent.announce(LEASE, TaskId(8));
+            assert!(worker.start(LEASE, 5) && parent.condemn(LEASE) && !worker.finish(LEASE));
+            parent.announce(LEASE, TaskId(9));
+            assert!(parent.revoke(LEASE));
+            assert!(!worker.start(LEASE, 5));
+            assert_eq!(parent.progress(LEASE), Progress::Over);
+        }
+    }
+
+    #[test]
+    fn a_wish_concerns_one_task_only() {
+        for (parent, worker) in pages() {
+            assert!(!worker.is_end_wished(LEASE));
+            parent.wish_end(LEASE);
+            assert!(worker.is_end_wished(LEASE));
+            assert!(!worker.is_end_wished(Lease { generation: 10, ..LEASE }));
         }
     }
 
     #[test]
     fn a_stale_record_can_not_start_the_next_task_of_its_slot() {
-        let (page, _fd) = StatusPage::create().unwrap();
-        page.announce(Lease { generation: 10, ..LEASE });
-        assert_eq!(page.progress(LEASE), Progress::Scribbled);
-        assert!(!page.start(LEASE, 1));
-        assert!(!page.revoke(LEASE));
-    }
-
-    #[test]
-    fn pieces_pass() {
-        let (parent, fd) = StatusPage::create().unwrap();
-        let worker = StatusPage::map(fd.as_fd()).unwrap();
-        parent.put_piece(1, b"abc");
-        let mut out = Vec::with_capacity(3);
-        worker.take_piece(1, 3, &mut out);
-        assert_eq!(out, b"abc");
+        for (page, _) in pages() {
+            page.announce(Lease { generation: 10, ..LEASE }, TaskId(1));
+            assert_eq!(page.progress(LEASE), Progress::Scribbled);
+            assert!(!page.start(LEASE, 1));
+            assert!(!page.revoke(LEASE));
+        }
     }
 }

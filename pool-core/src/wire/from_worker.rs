@@ -35,6 +35,12 @@ pub(crate) enum Kind {
     NotInitialized = 7,
     /// Replies lie in the lane.
     Bell = 8,
+    /// The finalizer's encoded result.
+    Finalized = 9,
+    /// The finalizer's encoded fault.
+    FinalizerFailed = 10,
+    /// What the task has printed; its reply follows.
+    Printed = 11,
 }
 
 /// The fixed part of a frame.
@@ -79,12 +85,19 @@ impl Header {
             6 => Kind::PieceTaken,
             7 => Kind::NotInitialized,
             8 => Kind::Bell,
+            9 => Kind::Finalized,
+            10 => Kind::FinalizerFailed,
+            11 => Kind::Printed,
             _ => return Err(Malformed),
         };
         let len = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
         let longest = match kind {
-            Kind::Done => max_result,
-            Kind::Fault | Kind::InitFailed | Kind::Hello => FAULT_BYTES as u64,
+            Kind::Done | Kind::Finalized => max_result,
+            Kind::Fault
+            | Kind::Printed
+            | Kind::InitFailed
+            | Kind::FinalizerFailed
+            | Kind::Hello => FAULT_BYTES as u64,
             Kind::Ready | Kind::PieceTaken | Kind::NotInitialized | Kind::Bell => 0,
         };
         if len > longest {
@@ -104,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn version_1_looks_like_this() {
+    fn version_2_looks_like_this() {
         let header = Header {
             kind: Kind::Done,
             lease: Lease { slot: 258, generation: 7 },

@@ -5,18 +5,39 @@ use serde::{Deserialize, Serialize};
 use crate::limits::PROTOCOL_VERSION;
 
 /// First bytes on the reply socket, parent → worker, together with the descriptors of the task channel and the shared block
-/// (and of the real standard output, if the worker was started with another one).
+/// (and of the shared object and the real standard output, see below).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     pub(crate) version: u32,
-    /// The worker's seat, for its name.
-    pub(crate) seat: u32,
+    /// The seat of a worker of a pool; `None` in a [`Process`](crate::Process).
+    pub(crate) seat: Option<u32>,
     /// 1 for a worker of the first program, 2 for a worker of a worker.
     pub(crate) depth: u32,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
-    /// The name of the pool.
-    pub(crate) pool: String,
+    /// The CPU that it is bound to.
+    pub(crate) cpu: Option<u32>,
+    pub(crate) niceness: Option<i32>,
+    /// The length of the shared object, whose file follows the first two descriptors.
+    pub(crate) shared: Option<u64>,
+    /// The last descriptor is its standard output.
+    pub(crate) has_stdout: bool,
+    /// Whether standard output and standard error are files that are emptied after each task.
+    pub(crate) captured: [bool; 2],
+    pub(crate) kin: Kin,
+    /// The executable that this must be a copy of, if tasks are sent before the parent has seen the answer.
+    pub(crate) image: Option<[u64; 4]>,
+}
+
+/// What a process knows about itself and who started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kin {
+    pub(crate) name: String,
+    /// What the default names of its own processes begin with.
+    pub(crate) lineage: String,
+    /// It ends with its parent.
+    pub(crate) daemon: bool,
+    pub(crate) parent_name: String,
 }
 
 /// The worker's answer.

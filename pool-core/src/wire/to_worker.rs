@@ -6,6 +6,7 @@
 //! | big task | slot u16, generation u32, callee i64, length u64; the input follows in pieces |
 //! | piece | half of the shared area u8, length u32 |
 //! | initializer | callee i64, length u32, input |
+//! | finalizer | callee i64, length u32, input |
 //! | stop | nothing |
 
 use crate::ids::Lease;
@@ -22,6 +23,8 @@ pub(crate) enum ToWorker<'a> {
     Piece { half: u8, len: u32 },
     /// Run this once before the first task.
     Initialize { callee: Callee, input: &'a [u8] },
+    /// Run this after the last task, and tell its result.
+    Finalize { callee: Callee, input: &'a [u8] },
     /// Leave when everything before this is done.
     Stop,
 }
@@ -31,6 +34,7 @@ const BIG_TASK: u8 = 2;
 const PIECE: u8 = 3;
 const INITIALIZE: u8 = 4;
 const STOP: u8 = 5;
+const FINALIZE: u8 = 6;
 
 /// Appends a record to a message.
 pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
@@ -54,6 +58,11 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
         }
         ToWorker::Initialize { callee, input } => {
             out.push(INITIALIZE);
+            out.extend_from_slice(&callee.0.to_le_bytes());
+            push_bytes(input, out);
+        }
+        ToWorker::Finalize { callee, input } => {
+            out.push(FINALIZE);
             out.extend_from_slice(&callee.0.to_le_bytes());
             push_bytes(input, out);
         }
@@ -97,6 +106,10 @@ impl<'a> Iterator for Records<'a> {
                 let callee = take_callee(&mut rest)?;
                 ToWorker::Initialize { callee, input: take_bytes(&mut rest)? }
             }
+            FINALIZE => {
+                let callee = take_callee(&mut rest)?;
+                ToWorker::Finalize { callee, input: take_bytes(&mut rest)? }
+            }
             STOP => ToWorker::Stop,
             _ => return None,
         };
@@ -139,6 +152,7 @@ mod tests {
             ToWorker::Task { lease: LEASE, callee: Callee(-300), input: b"abc" },
             ToWorker::BigTask { lease: LEASE, callee: Callee::BY_NAME, len: 1 << 40 },
             ToWorker::Piece { half: 1, len: 9 },
+            ToWorker::Finalize { callee: Callee(5), input: b"" },
             ToWorker::Stop,
         ]
     }
@@ -151,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_looks_like_this() {
+    fn version_2_looks_like_this() {
         let mut bytes = Vec::new();
         push(&ToWorker::Task { lease: LEASE, callee: Callee(-2), input: b"ab" }, &mut bytes);
         let expected = [

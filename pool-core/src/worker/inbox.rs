@@ -2,12 +2,16 @@
 
 use std::io;
 
+use super::context;
 use super::outbox::{Next, Outbox};
+use super::printed::Capture;
 use crate::ids::Lease;
 use crate::sys::clock;
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
+use crate::trace;
+use crate::transport::block::WorkerBlock;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
@@ -17,7 +21,9 @@ use crate::wire::to_worker::{Records, ToWorker};
 #[derive(Debug)]
 pub(super) struct Inbox {
     tasks: TaskReceiver,
+    block: WorkerBlock,
     page: StatusPage,
+    printed: Capture,
     incoming: Option<Incoming>,
 }
 
@@ -50,8 +56,8 @@ impl From<io::Error> for End {
 }
 
 impl Inbox {
-    pub(super) fn new(tasks: TaskReceiver, page: StatusPage) -> Inbox {
-        Inbox { tasks, page, incoming: None }
+    pub(super) fn new(tasks: TaskReceiver, block: WorkerBlock, printed: Capture) -> Inbox {
+        Inbox { tasks, page: block.status(), block, printed, incoming: None }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -90,6 +96,13 @@ impl Inbox {
             }
             ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
             ToWorker::Initialize { callee, input } => initialize(callee, input, outbox)?,
+            ToWorker::Finalize { callee, input } => {
+                let kind = match outbox.capture(|out| callee.entry()(input, out)) {
+                    Kind::Fault => Kind::FinalizerFailed,
+                    _ => Kind::Finalized,
+                };
+                outbox.end_by_socket(Header::new(kind))?;
+            }
             ToWorker::Stop => {
                 outbox.tell()?;
                 return Err(End::Stop);
@@ -107,7 +120,7 @@ impl Inbox {
     ) -> Result<(), End> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         if let Some(input) = &mut incoming.input {
-            self.page.take_piece(half, len, input);
+            self.block.take_piece(half, len, input);
         }
         incoming.arrived += u64::from(len);
         outbox.send(Header::new(Kind::PieceTaken), |_| Ok(()))?;
@@ -135,13 +148,19 @@ impl Inbox {
         if !self.page.start(lease, started) {
             return Ok(());
         }
-        let kind = outbox.capture(function);
+        context::set_current(Some(lease));
+        let kind = trace::in_task(|| outbox.capture(function));
+        context::set_current(None);
         let now = clock::now_ns();
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             return Err(End::Condemned);
         }
-        outbox.end(Header { lease, elapsed_ns: now - started, ..Header::new(kind) }, now, next)?;
+        let header = Header { lease, elapsed_ns: now - started, ..Header::new(kind) };
+        match self.printed.take() {
+            None => outbox.end(header, now, next)?,
+            Some(output) => outbox.end_with(header, &output)?,
+        }
         Ok(())
     }
 }

@@ -1,18 +1,38 @@
-//! The child's side: receive, mark as started, call, reply. Single-threaded, on the thread that called `init()`.
+//! For the code of tasks: which worker runs it, and what it may know.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! use pool_core::worker;
+//! let pool = pool_core::Pool::new(2)?;
+//! let id = pool.apply(|| worker::task_id().map(|id| id.get()), ())?;
+//! assert_eq!(id, Some(1));
+//! # Ok(())
+//! # }
+//! ```
 
+// The child's side: receive, mark as started, call, reply. Single-threaded, on the thread that called `init()`.
+
+pub(crate) mod context;
 mod inbox;
 mod outbox;
+mod printed;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
+pub use context::{
+    CancelToken, State, cancel_token, cancelled, index, set_state, shared, state, task_id,
+    try_state,
+};
 use inbox::{End, Inbox};
 use outbox::Outbox;
 
-use crate::boot::{self, Role, Summons};
-use crate::limits::PROTOCOL_VERSION;
+use crate::boot::{self, Family, Role, Summons};
+use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::sys::{process, signal, socket};
 use crate::task::{Registry, panics};
-use crate::transport::status::StatusPage;
+use crate::transport::block::WorkerBlock;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::{Boot, Hello};
@@ -47,38 +67,66 @@ fn leave(code: i32) -> ! {
 }
 
 fn prepare(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbox)> {
-    process::arm_parent_death()?;
-    if process::parent() != summons.parent && process::parent() != 0 {
-        // the parent ended before the line above
-        leave(0);
-    }
     process::close_inherited()?;
     signal::restore_defaults();
     let stream = process::take_stdin()?;
+    // sent before this process was started, so there is nothing to wait for
     let (boot, fds) = receive_boot(&stream)?;
-    let [tasks, page, stdout @ ..] = &fds[..] else {
-        return Err(std::io::Error::other("descriptors are missing"));
-    };
-    if let Some(stdout) = stdout.first() {
-        process::put(stdout, 1)?;
+    if boot.kin.daemon {
+        process::arm_parent_death()?;
+        if process::parent() != summons.parent && process::parent() != 0 {
+            // the parent ended before the line above
+            leave(0);
+        }
     }
-    process::set_name(&format!("{}-{}", boot.pool, boot.seat));
+    let missing = || sys_error("descriptors are missing");
+    let mut fds = fds.into_iter();
+    let tasks = fds.next().ok_or_else(missing)?;
+    let page = fds.next().ok_or_else(missing)?;
+    if let Some(len) = boot.shared {
+        let content = sys::memory::read_sealed(fds.next().ok_or_else(missing)?, len)?;
+        context::set_shared(context::SharedObject::Encoded(Arc::new(content)));
+    }
+    if boot.has_stdout {
+        process::put(&fds.next().ok_or_else(missing)?, 1)?;
+    }
+    let printed = printed::Capture::new(boot.captured);
+    if let Some(cpu) = boot.cpu {
+        process::pin_to(cpu)?;
+    }
+    if let Some(niceness) = boot.niceness {
+        process::set_niceness(niceness)?;
+    }
+    process::set_name(&boot.kin.name);
     if let Some(bytes) = boot.memory_limit {
         process::limit_memory(bytes)?;
     }
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
-    let page = StatusPage::map(page.as_fd())?;
-    let mut outbox = Outbox::new(stream, page.lane(), boot.max_result);
-    let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image: process::image_id()? };
-    outbox.send(Header::new(Kind::Hello), |body| {
+    let block = WorkerBlock::map(page.as_fd())?;
+    if let Some(seat) = boot.seat {
+        context::enter(seat, block.status());
+    }
+    let mut outbox = Outbox::new(stream, block.lane(), boot.max_result);
+    let image = process::image_id()?;
+    let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
+    let said = outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
-    })?;
-    Ok((Inbox::new(TaskReceiver::adopt(tasks)?, page), outbox))
+    });
+    if boot.kin.daemon {
+        // the others go on without their parent: their task is there already
+        said?;
+    }
+    if boot.image.is_some_and(|expected| expected != image) {
+        // the parent reads why in the hello; a task that it has sent means nothing here
+        leave(EXIT_BOOT_FAILED);
+    }
+    boot::set_family(Family { kin: boot.kin, parent: summons.parent });
+    Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Boot, Vec<OwnedFd>)> {
-    let mut bytes = [0; 1024];
+    let mut bytes = [0; BOOT_BYTES];
     let (len, fds) = loop {
         match sys::socket::receive_with(stream.as_fd(), &mut bytes) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::codec;
 use crate::limits::{INLINE_BYTES, TELL_NS};
+use crate::output::TaskOutput;
 use crate::sys::socket;
 use crate::task::entry::{Fault, Output};
-use crate::task::panics;
+use crate::task::job::caught;
 use crate::transport::lane::{Lane, LaneWriter};
 use crate::wire::from_worker::{HEADER, Header, Kind};
 
@@ -61,15 +61,7 @@ impl Outbox {
         self.begin();
         let limit = self.max_result.saturating_add(HEADER as u64);
         let mut output = Output { bytes: &mut self.frame, limit };
-        let outcome = match catch_unwind(AssertUnwindSafe(|| function(&mut output))) {
-            Ok(outcome) => outcome,
-            Err(payload) => {
-                let report = panics::take(payload.as_ref());
-                // a payload whose drop panics must not end the worker
-                std::mem::forget(payload);
-                Err(Fault::Panicked(report))
-            }
-        };
+        let outcome = caught(|| function(&mut output));
         let Err(fault) = outcome else { return Kind::Done };
         self.frame.truncate(HEADER);
         // texts and numbers: this can't be refused
@@ -103,6 +95,18 @@ impl Outbox {
             socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())?;
         }
         Ok(())
+    }
+
+    /// Sends what a task has printed, and its reply, which waits in the buffer. Both by the socket: what goes by the lane may overtake it.
+    pub(super) fn end_with(&mut self, header: Header, printed: &TaskOutput) -> io::Result<()> {
+        let reply = std::mem::take(&mut self.frame);
+        let Header { lease, .. } = header;
+        self.send(Header { lease, ..Header::new(Kind::Printed) }, |body| {
+            printed.encode(body);
+            Ok(())
+        })?;
+        self.frame = reply;
+        self.end_by_socket(header)
     }
 
     /// Sends the frame in the buffer by the socket, blocking until the kernel has taken it.

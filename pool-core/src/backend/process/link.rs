@@ -1,17 +1,20 @@
 //! The parent's end of one worker process: its descriptors, its status page, and what is on its way.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::dispatch::patience::Still;
+use super::spawner::{Printed, Sink};
 use crate::error::ExitCause;
 use crate::ids::Lease;
-use crate::limits::PIECE_BYTES;
+use crate::limits::{PIECE_BYTES, TEXT_BYTES};
+use crate::output::TaskOutput;
+use crate::sys::capture;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{GroupSignal, send_to_group};
 use crate::sys::socket::Stream;
 use crate::task::callee::Callee;
+use crate::transport::block::WorkerBlock;
 use crate::transport::replies::ReplyReader;
 use crate::transport::status::StatusPage;
 use crate::transport::tasks::{TaskSender, Unsent};
@@ -25,7 +28,9 @@ pub(crate) struct Started {
     pub(crate) pidfd: PidFd,
     pub(crate) stream: OwnedFd,
     pub(crate) sender: TaskSender,
-    pub(crate) page: StatusPage,
+    pub(crate) block: WorkerBlock,
+    /// Standard output and standard error.
+    pub(crate) sinks: [Sink; 2],
 }
 
 /// How far the handshake has come.
@@ -52,9 +57,20 @@ pub(crate) enum Reading {
     Ended,
 }
 
+/// The first task that a worker has not answered, and how far the bytes of its arguments or of its reply have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Still {
+    pub(crate) lease: Lease,
+    /// It has run: the reply is to come.
+    pub(crate) is_over: bool,
+    pub(crate) moved: usize,
+    /// Since when it has been so.
+    pub(crate) since: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct ProcessLink {
     pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
@@ -63,14 +79,21 @@ pub(crate) struct Link {
     pub(crate) reader: ReplyReader,
     pub(crate) stage: Stage,
     pub(crate) reading: Reading,
+    /// It was asked for the result of the finalizer, and has not told it.
+    pub(crate) finalizing: bool,
+    /// When its memory is looked at next.
+    pub(crate) next_memory_check: u64,
     /// It was killed because of what it sent.
     pub(crate) violated: bool,
     /// It was killed by the pool for another reason.
     pub(crate) killed: bool,
+    /// The files of standard output and standard error, if they are captured.
+    captured: [Option<OwnedFd>; 2],
     /// Where it stands still, if it does.
     pub(crate) still: Option<Still>,
     /// Set when it is gone.
     pub(crate) cause: Option<ExitCause>,
+    block: WorkerBlock,
     sender: TaskSender,
     /// The message that is being put together.
     message: Vec<u8>,
@@ -89,19 +112,36 @@ struct Transfer {
     sent: usize,
 }
 
-impl Link {
-    pub(crate) fn new(started: Started, max_result: u64) -> Link {
-        Link {
+impl ProcessLink {
+    /// The link, and the pipes of a worker whose output is tagged.
+    pub(crate) fn new(started: Started, max_result: u64) -> (ProcessLink, Option<Printed>) {
+        let mut captured = [None, None];
+        let mut tagged = [None, None];
+        for (index, sink) in started.sinks.into_iter().enumerate() {
+            match sink {
+                Sink::Elsewhere => {}
+                Sink::Captured(file) => captured[index] = Some(file),
+                Sink::Tagged(pipe) => tagged[index] = Some(pipe),
+            }
+        }
+        let [stdout, stderr] = tagged;
+        let any = stdout.is_some() || stderr.is_some();
+        let printed = any.then_some(Printed { stdout, stderr });
+        let link = ProcessLink {
             seat: started.seat,
             pid: started.pid,
             pidfd: started.pidfd,
             stream: Arc::new(Stream(started.stream)),
-            reader: ReplyReader::new(started.page.lane(), max_result),
-            page: started.page,
+            reader: ReplyReader::new(started.block.lane(), max_result),
+            page: started.block.status(),
+            block: started.block,
             stage: Stage::Started,
             reading: Reading::Watched,
+            finalizing: false,
+            next_memory_check: 0,
             violated: false,
             killed: false,
+            captured,
             still: None,
             cause: None,
             sender: started.sender,
@@ -109,7 +149,20 @@ impl Link {
             transfers: VecDeque::new(),
             pieces_ahead: 0,
             next_half: 0,
+        };
+        (link, printed)
+    }
+
+    /// What the task that the worker is running has printed so far, or had when the worker died.
+    pub(crate) fn captured(&self) -> Option<TaskOutput> {
+        if self.captured.iter().all(Option::is_none) {
+            return None;
         }
+        let [stdout, stderr] = self.captured.each_ref().map(|file| {
+            let read = |file: &OwnedFd| capture::read_captured(file.as_fd(), TEXT_BYTES).ok();
+            file.as_ref().and_then(read).unwrap_or_default()
+        });
+        Some(TaskOutput { stdout, stderr })
     }
 
     /// Adds a record to the message.
@@ -117,15 +170,13 @@ impl Link {
         to_worker::push(record, &mut self.message);
     }
 
-    /// Adds a task to the message.
+    /// Adds a task, which has been announced, to the message.
     pub(crate) fn push_task(&mut self, lease: Lease, callee: Callee, input: &[u8]) {
-        self.page.announce(lease);
         self.push(&ToWorker::Task { lease, callee, input });
     }
 
     /// Begins to pass big arguments through the shared area.
     pub(crate) fn push_big_task(&mut self, lease: Lease, callee: Callee, input: Arc<Vec<u8>>) {
-        self.page.announce(lease);
         self.transfers.push_back(Transfer { lease, callee, input, sent: 0 });
         self.push_pieces();
     }
@@ -138,6 +189,11 @@ impl Link {
         self.pieces_ahead -= 1;
         self.push_pieces();
         true
+    }
+
+    /// Whether all arguments are on their way.
+    pub(crate) fn has_pushed_all(&self) -> bool {
+        self.transfers.is_empty()
     }
 
     /// A number that changes with the bytes of arguments and replies that have come through.
@@ -158,7 +214,7 @@ impl Link {
             }
             let end = len.min(transfer.sent + PIECE_BYTES);
             let piece = &transfer.input[transfer.sent..end];
-            self.page.put_piece(self.next_half, piece);
+            self.block.put_piece(self.next_half, piece);
             let record = ToWorker::Piece { half: self.next_half, len: piece.len() as u32 };
             to_worker::push(&record, &mut self.message);
             self.next_half ^= 1;
@@ -170,7 +226,8 @@ impl Link {
         }
     }
 
-    /// Sends the message, if there is one. That the worker is gone is not told: the pidfd will.
+    /// Sends the message, if there is one. That the worker is gone is not told: the pidfd will. One that lives and can't be reached (its task has
+    /// closed what it found open, say) is of no use any more, and is ended, so that the pidfd tells in any case.
     pub(crate) fn flush(&mut self) -> Result<(), Unsent> {
         if self.message.is_empty() {
             return Ok(());
@@ -179,7 +236,11 @@ impl Link {
         self.message.clear();
         match sent {
             Err(Unsent::Stuck) => sent,
-            Ok(()) | Err(Unsent::Gone) => Ok(()),
+            Err(Unsent::Gone) => {
+                self.signal(GroupSignal::Kill);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

@@ -1,4 +1,6 @@
 //! Worker processes: started by one thread per pool, each behind a link.
 
+pub(crate) mod exit;
 pub(crate) mod link;
 pub(crate) mod spawner;
+pub(crate) mod tagging;

@@ -1,30 +1,63 @@
 //! Starts worker processes, on a thread of its own that lives as long as the pool: the parent-death signal of a child fires when the
 //! *thread* that started it ends, and a start takes a millisecond that nobody else should wait for.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use super::link::Started;
-use crate::boot::{Entry, Role, SUMMONS, Summons, TEST_ENTRY};
+use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
-use crate::limits::PROTOCOL_VERSION;
-use crate::sys::{self, pidfd::PidFd, socket};
-use crate::transport::{status::StatusPage, tasks};
-use crate::wire::hello::Boot;
+use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
+use crate::output::Output;
+use crate::sys::{self, capture, pidfd::PidFd, socket};
+use crate::transport::{block::WorkerBlock, tasks};
+use crate::wire::hello::{Boot, Kin};
 
-/// Where the standard output or standard error of workers goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Output {
-    /// To the parent's.
-    #[default]
-    Inherit,
-    /// Nowhere.
-    Discard,
+/// The parent's end of a standard stream of a worker.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// It is not the pool's affair.
+    Elsewhere,
+    Captured(OwnedFd),
+    Tagged(PipeReader),
+}
+
+impl Sink {
+    /// Both ends. The worker's is `None` if it has none.
+    fn open(output: Output, ours: BorrowedFd<'_>) -> io::Result<(Sink, Option<OwnedFd>)> {
+        Ok(match output {
+            // one that is closed here is nowhere there
+            Output::Inherit => (Sink::Elsewhere, ours.try_clone_to_owned().ok()),
+            Output::Discard => (Sink::Elsewhere, None),
+            Output::Captured => {
+                let file = capture::capture_file()?;
+                let theirs = file.try_clone()?;
+                (Sink::Captured(file), Some(theirs))
+            }
+            Output::Tagged => {
+                let (reader, writer) = io::pipe()?;
+                (Sink::Tagged(reader), Some(writer.into()))
+            }
+        })
+    }
+}
+
+/// The pipes of a worker whose output is tagged.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stderr: Option<PipeReader>,
+}
+
+/// The CPU of a seat, if workers are bound.
+pub(crate) fn cpu_of(cpus: &[u32], seat: u32) -> Option<u32> {
+    cpus.get(seat as usize % cpus.len().max(1)).copied()
 }
 
 /// How a pool starts its workers.
@@ -42,6 +75,21 @@ pub(crate) struct Recipe {
     pub(crate) stderr: Output,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
+    /// Worker `i` is bound to number `i` of these, again and again.
+    pub(crate) cpus: Vec<u32>,
+    pub(crate) niceness: Option<i32>,
+    /// The file of the shared object, and its length.
+    pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
+    /// `None` for a worker of a pool.
+    pub(crate) member: Option<Box<Member>>,
+}
+
+/// What a [`Process`](crate::Process) is told about itself, which a worker of a pool is not.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) lineage: String,
+    pub(crate) daemon: bool,
 }
 
 impl Recipe {
@@ -49,13 +97,21 @@ impl Recipe {
     pub(crate) fn start(&self, seat: u32) -> io::Result<Started> {
         let (stream, theirs) = socket::stream_pair()?;
         let (sender, tasks) = tasks::channel()?;
-        let (page, page_fd) = StatusPage::create()?;
-        self.send_boot(&stream, seat, [tasks.as_raw_fd(), page_fd.as_raw_fd()])?;
+        let (block, block_fd) = WorkerBlock::create()?;
+        let (stdout, their_stdout) = Sink::open(self.stdout, io::stdout().as_fd())?;
+        let (stderr, their_stderr) = Sink::open(self.stderr, io::stderr().as_fd())?;
+        let hidden = self.hides_stdout().then_some(&their_stdout).and_then(Option::as_ref);
+        let fds = [tasks.as_raw_fd(), block_fd.as_raw_fd()];
+        self.send_boot(&stream, seat, fds, hidden.map(AsRawFd::as_raw_fd))?;
         let summons = Summons::text(sys::inode(theirs.as_fd())?, std::process::id());
-        let mut child = self.command(theirs, summons).spawn()?;
+        let stdio = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+        let shown = if self.hides_stdout() { Stdio::null() } else { stdio(their_stdout) };
+        let mut child = self.command(theirs, summons, shown, stdio(their_stderr)).spawn()?;
         let pid = child.id();
         match PidFd::open(pid) {
-            Ok(pidfd) => Ok(Started { seat, pid, pidfd, stream, sender, page }),
+            Ok(pidfd) => {
+                Ok(Started { seat, pid, pidfd, stream, sender, block, sinks: [stdout, stderr] })
+            }
             Err(error) => {
                 // no descriptor for it: nothing is left behind
                 let _ = child.kill();
@@ -65,26 +121,49 @@ impl Recipe {
         }
     }
 
-    fn send_boot(&self, stream: &OwnedFd, seat: u32, fds: [RawFd; 2]) -> io::Result<()> {
+    fn send_boot(
+        &self,
+        stream: &OwnedFd,
+        seat: u32,
+        fds: [RawFd; 2],
+        stdout: Option<RawFd>,
+    ) -> io::Result<()> {
         let boot = Boot {
             version: PROTOCOL_VERSION,
-            seat,
+            seat: self.member.is_none().then_some(seat),
             depth: self.role.depth + 1,
             max_result: self.max_result,
             memory_limit: self.memory_limit,
-            pool: self.pool.clone(),
+            cpu: cpu_of(&self.cpus, seat),
+            niceness: self.niceness,
+            shared: self.shared.as_ref().map(|(_, len)| *len),
+            has_stdout: stdout.is_some(),
+            captured: [self.stdout, self.stderr].map(|output| output == Output::Captured),
+            kin: self.kin(seat),
+            image: match &self.member {
+                Some(_) => Some(sys::process::image_id()?),
+                None => None,
+            },
         };
         let mut bytes = Vec::new();
-        codec::encode(&boot, &mut bytes, 1024)
-            .map_err(|_| io::Error::other("the name of the pool is too long"))?;
-        let [tasks, page] = fds;
-        if self.hides_stdout() && self.stdout == Output::Inherit {
-            let stdout = io::stdout();
-            socket::send_with(stream.as_fd(), &bytes, &[tasks, page, stdout.as_raw_fd()])?;
-        } else {
-            socket::send_with(stream.as_fd(), &bytes, &[tasks, page])?;
-        }
+        codec::encode(&boot, &mut bytes, BOOT_BYTES as u64)
+            .map_err(|_| io::Error::other("its name or that of its parent is too long"))?;
+        let mut fds = fds.to_vec();
+        fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
+        fds.extend(stdout);
+        socket::send_with(stream.as_fd(), &bytes, &fds)?;
         Ok(())
+    }
+
+    fn kin(&self, seat: u32) -> Kin {
+        let parent_name = boot::name().to_owned();
+        match self.member.as_deref().cloned() {
+            Some(Member { name, lineage, daemon }) => Kin { name, lineage, daemon, parent_name },
+            None => {
+                let name = format!("{}-{seat}", self.pool);
+                Kin { lineage: name.clone(), name, daemon: true, parent_name }
+            }
+        }
     }
 
     /// A copy of a test binary prints a heading before it becomes a worker: it gets the real standard output only then.
@@ -95,7 +174,7 @@ impl Recipe {
     /// Without `pre_exec`, so that std can use `posix_spawn`: forking a parent of a gigabyte takes 50 times as long. The only
     /// descriptor that is passed is standard input; the others follow over it, so nothing can leak into a process that another thread
     /// of this program starts at the same time.
-    fn command(&self, stdin: OwnedFd, summons: String) -> Command {
+    fn command(&self, stdin: OwnedFd, summons: String, stdout: Stdio, stderr: Stdio) -> Command {
         let mut command = match &self.executable {
             Some(path) => Command::new(path),
             None => Command::new("/proc/self/exe"),
@@ -120,16 +199,23 @@ impl Recipe {
         if let Some(directory) = &self.current_dir {
             command.current_dir(directory);
         }
-        let stdio = |output| match output {
-            Output::Inherit => Stdio::inherit(),
-            Output::Discard => Stdio::null(),
-        };
         command
             .env(SUMMONS, summons)
             .process_group(0)
             .stdin(Stdio::from(stdin))
-            .stdout(if self.hides_stdout() { Stdio::null() } else { stdio(self.stdout) })
-            .stderr(stdio(self.stderr));
+            .stdout(stdout)
+            .stderr(stderr);
         command
     }
+}
+
+/// The name of a variable that no environment can hold.
+pub(crate) fn bad_variable(env: &[(OsString, Option<OsString>)]) -> Option<&OsStr> {
+    let zero = |text: &OsStr| text.as_bytes().contains(&0);
+    let is_bad = |name: &OsStr, value: Option<&OsStr>| {
+        name.is_empty() || name.as_bytes().contains(&b'=') || zero(name) || value.is_some_and(zero)
+    };
+    env.iter()
+        .find(|(name, value)| is_bad(name, value.as_deref()))
+        .map(|(name, _)| name.as_os_str())
 }

@@ -1,0 +1,129 @@
+//! Runs callbacks, one after the other, on a thread of their own: they are user code, which may be slow, panic, submit tasks or terminate the pool.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use crate::primitives::{lock, unpoisoned};
+
+type Errand = Box<dyn FnOnce() + Send>;
+
+/// How long the thread waits for another errand before it ends.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The queue and its thread, which is started when it is needed. Dropping it lets the thread finish what is queued.
+pub(crate) struct Courier {
+    name: String,
+    queue: Arc<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    errands: VecDeque<Errand>,
+    thread: Option<ThreadId>,
+    is_running_one: bool,
+    closed: bool,
+}
+
+impl Courier {
+    pub(super) fn new(name: String) -> Courier {
+        Courier { name, queue: Arc::default() }
+    }
+
+    /// Has `errand` run soon. Never blocks.
+    pub(crate) fn send(&self, errand: impl FnOnce() + Send + 'static) {
+        let mut state = lock(&self.queue.state);
+        state.errands.push_back(Box::new(errand));
+        if state.thread.is_some() {
+            self.queue.changed.notify_all();
+            return;
+        }
+        let queue = Arc::clone(&self.queue);
+        let thread =
+            std::thread::Builder::new().name(self.name.clone()).spawn(move || queue.serve());
+        match thread {
+            Ok(thread) => state.thread = Some(thread.thread().id()),
+            Err(_) => {
+                // no thread to be had: late is worse than here
+                let errands = std::mem::take(&mut state.errands);
+                drop(state);
+                errands.into_iter().for_each(run);
+            }
+        }
+    }
+
+    /// Whether this is the thread that runs the errands.
+    pub(super) fn is_this_thread(&self) -> bool {
+        lock(&self.queue.state).thread == Some(std::thread::current().id())
+    }
+
+    /// Waits until all errands have been run.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
+        let mut state = lock(&self.queue.state);
+        while state.is_running_one || !state.errands.is_empty() {
+            state = match deadline {
+                None => unpoisoned(self.queue.changed.wait(state)),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return false;
+                    }
+                    unpoisoned(self.queue.changed.wait_timeout(state, left)).0
+                }
+            };
+        }
+        true
+    }
+}
+
+impl Drop for Courier {
+    fn drop(&mut self) {
+        lock(&self.queue.state).closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn serve(&self) {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(errand) = state.errands.pop_front() {
+                state.is_running_one = true;
+                drop(state);
+                run(errand);
+                state = lock(&self.state);
+                state.is_running_one = false;
+                self.changed.notify_all();
+            } else if state.closed {
+                break;
+            } else {
+                let waited = unpoisoned(self.changed.wait_timeout(state, LINGER));
+                state = waited.0;
+                if waited.1.timed_out() && state.errands.is_empty() {
+                    break;
+                }
+            }
+        }
+        state.thread = None;
+    }
+}
+
+/// A panic has been reported by the panic hook, and concerns nobody else.
+fn run(errand: Errand) {
+    let _ = catch_unwind(AssertUnwindSafe(errand));
+}
+
+impl fmt::Debug for Courier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Courier").field("name", &self.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,91 @@
+//! The thread of the pool that starts workers.
+
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+
+use super::core::{Core, Effects, SpawnRequest, put};
+use super::service::{exit_token, reply_token};
+use super::{Shared, Workers};
+use crate::backend::Link;
+use crate::backend::process::link::{ProcessLink, Started};
+use crate::events::PoolEvent;
+use crate::ids::{WorkerIndex, WorkerKey};
+use crate::sched::{self, Event, WorkerPhase};
+use crate::sys::clock;
+use crate::sys::signal::GroupSignal;
+use crate::task::callee::Callee;
+use crate::wire::to_worker::ToWorker;
+
+/// Starts the workers that the scheduler asks for, until there are no more to come. Lives as long as the pool: see
+/// [`spawner`](crate::backend::process::spawner).
+pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<SpawnRequest>) {
+    for request in requests {
+        let start = || start(shared, request);
+        let started = catch_unwind(AssertUnwindSafe(start))
+            .unwrap_or_else(|_| Err("starting it panicked".to_owned()));
+        if let Err(error) = started {
+            let error = format!("could not be started: {error}");
+            shared.event(Event::SpawnFailed { worker: request.worker, error: &error });
+            shared.phase.notify_all();
+        }
+        // its start is limited in time, and so is the pause before the next attempt: that is the other thread's
+        shared.bell.ring();
+    }
+}
+
+fn start(shared: &Arc<Shared>, request: SpawnRequest) -> Result<(), String> {
+    let SpawnRequest { worker, seat } = request;
+    let wanted =
+        |core: &Core| core.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Starting);
+    if !wanted(&shared.lock()) {
+        return Err("was not needed any more".to_owned());
+    }
+    match &shared.settings.workers {
+        Workers::Processes(recipe) => {
+            let started = recipe.start(seat).map_err(|error| error.to_string())?;
+            shared.adopt(worker, started)
+        }
+        Workers::Threads { .. } => {
+            shared.start_thread(worker, seat).map_err(|error| error.to_string())
+        }
+    }
+}
+
+impl Shared {
+    /// A process has been started: it is watched, and told what to do first.
+    fn adopt(&self, worker: WorkerKey, started: Started) -> Result<(), String> {
+        let mut core = self.lock();
+        let (mut link, printed) = ProcessLink::new(started, self.settings.max_result);
+        if let (Some(printed), Some(tagger)) = (printed, &core.tagger) {
+            tagger.add(format!("{}-{}", self.settings.name, link.seat), printed);
+        }
+        let watched = self
+            .watch
+            .add(link.stream.as_fd(), reply_token(worker))
+            .and_then(|()| self.watch.add(link.pidfd.as_fd(), exit_token(worker)));
+        if let Err(error) = watched {
+            // its end could not be seen: it is ended here
+            link.signal(GroupSignal::Kill);
+            link.pidfd.reap();
+            return Err(format!("could not be watched: {error}"));
+        }
+        match &self.settings.initializer {
+            Some((callee, input)) => link.push(&ToWorker::Initialize { callee: *callee, input }),
+            None => link.push(&ToWorker::Initialize { callee: Callee::BY_NAME, input: &[] }),
+        }
+        let condemned = |w: &sched::Worker| w.phase == WorkerPhase::Condemned;
+        let unwanted = core.sched.worker(worker).is_none_or(condemned);
+        if unwanted || link.flush().is_err() {
+            link.signal(GroupSignal::Kill);
+        }
+        core.oom_kills = crate::sys::process::oom_kills();
+        let (index, pid) = (WorkerIndex(link.seat), link.pid);
+        core.tell(|| PoolEvent::WorkerStarted { worker: index, pid });
+        put(&mut core.links, worker.index(), Link::Process(Box::new(link)));
+        let mut effects = Effects::default();
+        core.event(Event::Spawned { worker }, clock::now_ns(), &mut effects);
+        self.finish(core, effects);
+        Ok(())
+    }
+}

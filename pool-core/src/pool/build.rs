@@ -1,0 +1,256 @@
+//! From settings to a pool: what makes no sense, or can't be kept, is refused.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::builder::Kind;
+use super::shareable::Shareable;
+use super::{Pool, PoolBuilder};
+use crate::backend::process::spawner::{Recipe, bad_variable};
+use crate::boot::{self, Role};
+use crate::dispatch::{Settings, Shared, Workers};
+use crate::error::PoolError;
+use crate::limits::{MAX_DEPTH, NAME_BYTES, SLOTS};
+use crate::output::Output;
+use crate::sched;
+use crate::sys::process;
+
+impl<P: From<Pool>> PoolBuilder<P> {
+    /// Starts the pool. Returns when all workers are ready; after the start timeout, one is enough.
+    ///
+    /// # Errors
+    /// [`PoolError::Config`] for settings that make no sense, and for those that threads can't keep; [`PoolError::InitNotCalled`] or [`PoolError::StartFailed`] if workers
+    /// don't come up, after a few attempts; [`PoolError::InitFailed`]; [`PoolError::NestedTooDeep`]; [`PoolError::Os`] if the system refuses threads or
+    /// descriptors. Nothing is left running then.
+    pub fn build(mut self) -> Result<P, PoolError> {
+        let role = match self.kind {
+            Kind::Processes => check_role()?,
+            Kind::Threads => boot::role(),
+        };
+        let workers = self.check_size()?;
+        self.check_values()?;
+        if self.kind == Kind::Threads {
+            self.check_threads()?;
+        }
+        let name = self.name.take().unwrap_or_else(default_name);
+        if name.len() > NAME_BYTES || name.contains('\0') {
+            return Err(PoolError::Config(format!(
+                "the pool's name must have at most {NAME_BYTES} bytes, none of them zero"
+            )));
+        }
+        let initializer = self.initializer.take().transpose().map_err(PoolError::Config)?;
+        let finalizer = self.finalizer.take().transpose().map_err(PoolError::Config)?;
+        let shared = self.shared.take();
+        if self.executable.is_some()
+            && (initializer.is_some() || finalizer.is_some() || shared.is_some())
+        {
+            return Err(config(
+                "an initializer, a finalizer and a shared object belong to this executable, and the workers are copies of another one",
+            ));
+        }
+        let sched = sched::Config {
+            workers,
+            min_workers: self.min_size.map_or(workers, |size| size as u32),
+            idle_timeout_ns: self.idle_timeout.map(ns),
+            max_tasks_per_child: self.max_tasks_per_child.map(NonZero::get),
+            max_age_ns: self.max_age.map(ns),
+            start_timeout_ns: ns(self.start_timeout),
+            crash_limit: self.crash_limit,
+            max_restarts: self.max_restarts.map(|(workers, within)| (workers, ns(within))),
+        };
+        let settings = Settings {
+            max_result: self.max_result_bytes,
+            sched,
+            max_pending: self.max_pending,
+            max_task: self.max_task_bytes,
+            max_memory: self.max_memory,
+            task_timeout: self.task_timeout,
+            retries: self.retries,
+            start_timeout: self.start_timeout,
+            grace: self.grace,
+            initializer,
+            finalizer,
+            on_event: self.on_event.clone(),
+            cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
+            niceness: self.niceness,
+            workers: match self.kind {
+                Kind::Threads => Workers::Threads { shared: shared.map(Shareable::into_object) },
+                Kind::Processes => {
+                    Workers::Processes(self.into_recipe(name.clone(), role, shared)?)
+                }
+            },
+            name,
+        };
+        Ok(P::from(Pool { shared: Shared::start(settings)? }))
+    }
+
+    fn into_recipe(
+        self,
+        pool: String,
+        role: Role,
+        shared: Option<Shareable>,
+    ) -> Result<Recipe, PoolError> {
+        Ok(Recipe {
+            pool,
+            role,
+            executable: self.executable,
+            env: self.env,
+            env_clear: self.env_clear,
+            current_dir: self.current_dir,
+            stdout: self.stdout,
+            stderr: self.stderr,
+            max_result: self.max_result_bytes,
+            memory_limit: self.memory_limit,
+            cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
+            niceness: self.niceness,
+            shared: shared.map(Shareable::into_file).transpose()?,
+            member: None,
+        })
+    }
+
+    fn check_size(&self) -> Result<u32, PoolError> {
+        let what = match self.kind {
+            Kind::Processes => "processes",
+            Kind::Threads => "threads",
+        };
+        let size = match self.size {
+            Some(size) => size,
+            None => std::thread::available_parallelism().map_or(1, NonZero::get),
+        };
+        let workers = check_workers(what, size)?;
+        match self.min_size {
+            Some(0) => Err(config("min_size must be at least 1")),
+            Some(least) if least > size => Err(PoolError::Config(format!(
+                "min_size is {least}, which is more than {size} {what}"
+            ))),
+            _ => Ok(workers),
+        }
+    }
+
+    fn check_values(&self) -> Result<(), PoolError> {
+        if self.max_pending == 0 {
+            return Err(config("max_pending must be at least 1"));
+        }
+        if self.crash_limit == 0 {
+            return Err(config(
+                "crash_limit must be at least 1: a task that costs none has no limit",
+            ));
+        }
+        let times = [self.task_timeout, self.idle_timeout, self.max_age, Some(self.start_timeout)];
+        if times.contains(&Some(Duration::ZERO)) {
+            return Err(config("a time limit of zero leaves no time: leave it out for none"));
+        }
+        if self.niceness.is_some_and(|niceness| !(-20..=19).contains(&niceness)) {
+            return Err(config("niceness must be between -20 and 19"));
+        }
+        if let Some(&cpu) = self.cpus.iter().find(|&&cpu| !process::may_run_on(cpu)) {
+            return Err(PoolError::Config(format!(
+                "cpu_affinity names CPU {cpu}, which this process may not use"
+            )));
+        }
+        if let Some(name) = bad_variable(&self.env) {
+            return Err(PoolError::Config(format!(
+                "the environment variable {name:?} can't be set: no '=' in the name, and no zero bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// What only processes can do.
+    fn check_threads(&self) -> Result<(), PoolError> {
+        let wanted = [
+            (
+                self.task_timeout.is_some(),
+                "task_timeout",
+                "a thread can't be killed when its time is up; use soft_timeout for a call",
+            ),
+            (
+                self.memory_limit.is_some(),
+                "memory_limit",
+                "threads share the memory of this process",
+            ),
+            (
+                self.max_memory.is_some(),
+                "max_memory_per_child",
+                "threads share the memory of this process",
+            ),
+            (self.executable.is_some(), "executable", "threads run this program"),
+            (
+                !self.env.is_empty() || self.env_clear,
+                "env",
+                "threads share the environment of this process",
+            ),
+            (
+                self.current_dir.is_some(),
+                "current_dir",
+                "threads share the working directory of this process",
+            ),
+            (
+                self.stdout != Output::Inherit,
+                "stdout",
+                "threads share the standard output of this process",
+            ),
+            (
+                self.stderr != Output::Inherit,
+                "stderr",
+                "threads share the standard error of this process",
+            ),
+        ];
+        match wanted.iter().find(|(wanted, ..)| *wanted) {
+            Some((_, setting, why)) => {
+                Err(PoolError::Config(format!("{setting} is for processes only: {why}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// How many workers a pool may have.
+pub(super) fn check_workers(what: &str, size: usize) -> Result<u32, PoolError> {
+    match u32::try_from(size) {
+        Ok(workers @ 1..=MAX_WORKERS) => Ok(workers),
+        _ => Err(PoolError::Config(format!(
+            "{what} must be between 1 and {MAX_WORKERS}, not {size}"
+        ))),
+    }
+}
+
+/// Whether this process may have worker processes.
+fn check_role() -> Result<Role, PoolError> {
+    boot::end_if_forgotten();
+    let role = boot::role();
+    if role.depth >= MAX_DEPTH {
+        return Err(PoolError::NestedTooDeep { depth: role.depth + 1, limit: MAX_DEPTH });
+    }
+    Ok(role)
+}
+
+/// More than any machine can use; a larger number is a slip.
+const MAX_WORKERS: u32 = 16_384;
+
+const _: () = assert!(SLOTS <= u16::MAX as usize, "slots are numbered by u16");
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn config(text: &str) -> PoolError {
+    PoolError::Config(text.to_owned())
+}
+
+fn default_name() -> String {
+    static POOLS: AtomicU32 = AtomicU32::new(1);
+    match POOLS.fetch_add(1, Ordering::Relaxed) {
+        1 => "pool".to_owned(),
+        n => format!("pool{n}"),
+    }
+}
+
+#[expect(dead_code, reason = "a pool is shared between threads by reference")]
+fn a_pool_is_shareable() {
+    fn check<T: Send + Sync>() {}
+    check::<Pool>();
+    check::<Arc<Pool>>();
+}

@@ -1,0 +1,113 @@
+//! Brings the chunks of a map together on the callback thread, so that callbacks get the whole result, once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use serde::de::DeserializeOwned;
+
+use crate::dispatch::{Finish, Shared, TaskSlot};
+use crate::error::TaskError;
+use crate::handle::{AsyncResult, MapResult, TaskRef, chunk_outcome};
+use crate::primitives::lock;
+use crate::task::chunk::{self, Chunk};
+use crate::task::job::{Outcome, Value};
+
+type Callbacks<R> = Box<dyn FnOnce(Result<Vec<R>, TaskError>) -> Outcome + Send>;
+
+/// One map with callbacks.
+pub(super) struct Gathering<R> {
+    shared: Arc<Shared>,
+    state: Arc<Mutex<State<R>>>,
+}
+
+struct State<R> {
+    chunks: BTreeMap<usize, Chunk<R>>,
+    expected: usize,
+    items: usize,
+    /// Taken by the one who calls them.
+    callbacks: Option<Callbacks<R>>,
+    /// The whole input has been submitted.
+    complete: bool,
+    slot: Arc<TaskSlot>,
+}
+
+impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        callbacks: impl FnOnce(Result<Vec<R>, TaskError>) -> Outcome + Send + 'static,
+    ) -> Gathering<R> {
+        let state = State {
+            chunks: BTreeMap::new(),
+            expected: 0,
+            items: 0,
+            callbacks: Some(Box::new(callbacks)),
+            complete: false,
+            slot: Arc::new(TaskSlot::new()),
+        };
+        Gathering { shared, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// One more chunk, of so many items: what is done when it is there.
+    pub(super) fn expect(&self, items: usize) -> Finish {
+        let limit = self.shared.settings.max_result;
+        let state = Arc::clone(&self.state);
+        let index = {
+            let mut state = lock(&state);
+            state.expected += 1;
+            state.items += items;
+            state.expected - 1
+        };
+        Box::new(move |outcome| {
+            let decoded = outcome.and_then(|value| chunk::decode::<R>(value, limit));
+            let chunk = chunk_outcome(decoded, items);
+            let mut guard = lock(&state);
+            guard.chunks.insert(index, chunk);
+            State::finish_if_whole(guard);
+            // the chunk's own handle is only waited for
+            Ok(Value::Direct(Box::new(())))
+        })
+    }
+
+    /// The whole input has been submitted as these chunks.
+    pub(super) fn into_map(self, chunks: Vec<(AsyncResult<Chunk<R>>, usize)>) -> MapResult<R> {
+        let tasks: Vec<TaskRef> = chunks.iter().map(|(chunk, _)| chunk.task().clone()).collect();
+        let (slot, items) = {
+            let mut state = lock(&self.state);
+            state.complete = true;
+            (Arc::clone(&state.slot), state.items)
+        };
+        let state = Arc::clone(&self.state);
+        // on the callback thread also if there are no chunks, or all have come already
+        self.shared.courier.send(move || State::finish_if_whole(lock(&state)));
+        let whole = TaskRef::new(Arc::clone(&self.shared), slot, None);
+        let whole = AsyncResult::new(whole, chunk::decode::<R>);
+        MapResult::gathered(whole, items, tasks)
+    }
+}
+
+impl<R: Send + 'static> State<R> {
+    /// Calls the callbacks if nothing is missing, then makes the map's handle ready.
+    fn finish_if_whole(mut state: crate::primitives::MutexGuard<'_, State<R>>) {
+        if !state.complete || state.chunks.len() < state.expected {
+            return;
+        }
+        let Some(callbacks) = state.callbacks.take() else { return };
+        let chunks = std::mem::take(&mut state.chunks);
+        let slot = Arc::clone(&state.slot);
+        drop(state);
+        let whole = Chunk::concat(chunks.into_values());
+        let outcome = match whole.first_error() {
+            Some(error) => {
+                drop(callbacks(Err(error)));
+                // with the outcomes of the other items
+                Ok(Value::Direct(Box::new(whole)))
+            }
+            None => callbacks(whole.into_values()).and_then(|value| {
+                let values: Vec<R> = value.open(|_| Ok(Vec::new()))?;
+                Ok(Value::Direct(Box::new(Chunk::of_values(values))))
+            }),
+        };
+        // nobody else settles it
+        let _ = slot.settle(outcome);
+    }
+}
