@@ -38,6 +38,7 @@ fn row_41_time_in_which_the_parent_was_stopped_is_not_charged_to_a_task() {
     eventually(SOON, "the parent goes on", || !census::is_stopped(parent.pid()));
     gate.let_pass(1);
     assert_eq!(parent.line(), "Ok(())");
+    assert!(parent.wait().success());
 }
 
 #[test]
@@ -49,6 +50,7 @@ fn row_41_a_task_beyond_its_limit_is_ended_after_the_pause() {
     let_pass(Duration::from_millis(1_500));
     fault::send(parent.pid(), Signal::SIGCONT);
     assert_eq!(parent.line(), "Err(TimedOut)");
+    assert!(parent.wait().success());
 }
 
 #[test]
@@ -62,6 +64,7 @@ fn row_41_a_worker_that_comes_up_during_the_pause_is_not_late() {
     gate.let_pass(1);
     fault::send(parent.pid(), Signal::SIGCONT);
     assert_eq!(parent.line(), "Ok(1024)");
+    assert!(parent.wait().success());
     assert_eq!(starts.count(0), 2, "it was not killed for being late");
 }
 
@@ -334,6 +337,7 @@ fn row_61_blocked_and_ignored_signals_are_not_inherited() {
     gate.await_arrivals(2);
     parent.say("terminate");
     assert_eq!(parent.line(), "ok", "the grace period of a minute is not used up");
+    assert!(parent.wait().success());
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn main() -> ExitCode {
         "tasks": account.report(),
         "kill_to_settled_ms": account.latencies(),
         "endings_ms": endings,
-        "memory_kib": { "early": early, "late": late },
+        "memory_kib": { "early": early, "late": late, "after_each_pool": anonymous },
         "violations": account.violations(),
     });
     println!("{}", if options.json { format!("{report}") } else { format!("{report:#}") });
@@ -192,6 +192,7 @@ fn round(
         }
     }
     let stats = pool.stats();
+    account.workers(stats.workers_started, stats.workers_lost);
     if stats.submitted != stats.finished {
         account.violation(format!("the pool's own counts do not balance: {stats:?}"));
     }
