@@ -23,6 +23,10 @@ PATIENCE = 10.0
 BATCH = 200
 
 
+def sleep_on(_):
+    time.sleep(1000)
+
+
 def task(number):
     time.sleep(0.002)
     return number * 3
@@ -41,6 +45,9 @@ class MultiprocessingPool:
 
     def submit(self, number):
         return self.pool.apply_async(task, (number,))
+
+    def submit_sleep(self):
+        return self.pool.apply_async(sleep_on, (0,))
 
     def get(self, handle, timeout):
         import multiprocessing
@@ -64,6 +71,9 @@ class Executor:
 
     def submit(self, number):
         return self.pool.submit(task, number)
+
+    def submit_sleep(self):
+        return self.pool.submit(sleep_on, 0)
 
     def get(self, handle, timeout):
         from concurrent.futures import TimeoutError as Late
@@ -152,18 +162,54 @@ def soak(kind, kills, seed):
     return {"pool": kind.name, **counts}
 
 
+def be_orphaned(kind):
+    """A parent with busy workers, which is going to be killed."""
+    pool = kind()
+    pool.get(pool.submit(0), PATIENCE)
+    handles = [pool.submit_sleep() for _ in range(WORKERS)]
+    time.sleep(1)
+    print(json.dumps({"pool": kind.name, "pids": pool.pids()}), flush=True)
+    time.sleep(1000)
+    del handles
+
+
+def orphans(name):
+    """How many workers are there 10 s after their parent got SIGKILL."""
+    with tempfile.TemporaryFile("w+") as out:
+        parent = subprocess.Popen([sys.executable, __file__, "--orphaned", name], stdin=subprocess.DEVNULL, stdout=out,
+                                  stderr=subprocess.DEVNULL, start_new_session=True)
+        line, waited = "", time.monotonic()
+        while not line.endswith("\n") and parent.poll() is None and time.monotonic() - waited < 30:
+            time.sleep(0.1)
+            out.seek(0)
+            line = out.read()
+        parent.kill()
+        parent.wait()
+    if not line:
+        return None
+    pids = json.loads(line)["pids"]
+    time.sleep(PATIENCE)
+    left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return f"{len(left)} of {len(pids)} workers"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--watchdog", type=float, default=600)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--orphaned", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("pools", nargs="*", default=[], choices=[*KINDS, []])
     options = parser.parse_args()
     if options.here:
         print(json.dumps(soak(KINDS[options.pools[0]], options.kills, options.seed)), flush=True)
         os._exit(0)  # whatever still hangs
+    if options.orphaned:
+        be_orphaned(KINDS[options.pools[0]])
     reports = []
     for name in options.pools or KINDS:
         command = [sys.executable, __file__, "--here", "--kills", str(options.kills), "--seed", str(options.seed), name]
@@ -183,12 +229,12 @@ def main():
             pass
         lines = output.splitlines()
         if lines:
-            reports.append(json.loads(lines[-1]))
+            reports.append({**json.loads(lines[-1]), "left 10 s after SIGKILL of the parent": orphans(name)})
         elif "ModuleNotFoundError" in errors:
             reports.append({"pool": name, "missing": "pip install it"})
         else:
             reports.append({"pool": name, "hangs as a whole": True, "watchdog s": options.watchdog, "says": errors[-300:]})
-        print(json.dumps(reports[-1]) if options.json else "\n".join(f"{key:32}{value}" for key, value in reports[-1].items()) + "\n", flush=True)
+        print(json.dumps(reports[-1]) if options.json else "\n".join(f"{key:40}{value}" for key, value in reports[-1].items()) + "\n", flush=True)
 
 
 if __name__ == "__main__":

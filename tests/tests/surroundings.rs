@@ -38,6 +38,7 @@ fn row_41_time_in_which_the_parent_was_stopped_is_not_charged_to_a_task() {
     eventually(SOON, "the parent goes on", || !census::is_stopped(parent.pid()));
     gate.let_pass(1);
     assert_eq!(parent.line(), "Ok(())");
+    assert!(parent.wait().success());
 }
 
 #[test]
@@ -49,6 +50,7 @@ fn row_41_a_task_beyond_its_limit_is_ended_after_the_pause() {
     let_pass(Duration::from_millis(1_500));
     fault::send(parent.pid(), Signal::SIGCONT);
     assert_eq!(parent.line(), "Err(TimedOut)");
+    assert!(parent.wait().success());
 }
 
 #[test]
@@ -62,6 +64,7 @@ fn row_41_a_worker_that_comes_up_during_the_pause_is_not_late() {
     gate.let_pass(1);
     fault::send(parent.pid(), Signal::SIGCONT);
     assert_eq!(parent.line(), "Ok(1024)");
+    assert!(parent.wait().success());
     assert_eq!(starts.count(0), 2, "it was not killed for being late");
 }
 
@@ -126,6 +129,40 @@ fn row_25_a_pause_within_the_limit_costs_nothing() {
     gate.let_pass(1);
     assert_eq!(handle.get(), Ok(()));
     assert_eq!(pool.stats().workers_lost, 0);
+}
+
+#[test]
+fn row_30_a_task_that_does_not_listen_to_its_soft_limit_meets_the_hard_one() {
+    let (case, gate) = (Case::new(), Gate::new());
+    let pool = case.pool(2);
+    let ignores = |gate: String| {
+        eventually(SOON, "it is asked to end", pool_core::worker::cancelled);
+        Gate::wait_at(&gate);
+    };
+    let (soft, hard) = (Duration::from_millis(50), Duration::from_millis(600));
+    let call = pool.task(ignores).soft_timeout(soft).timeout(hard);
+    let handle = call.apply_async((gate.path(),)).unwrap();
+    assert_eq!(handle.get(), Err(TaskError::TimedOut));
+    assert_eq!(gate.arrived().len(), 1, "it was asked before");
+    assert_eq!(pool.apply(u64::pow, (2, 10)), Ok(1024));
+}
+
+#[test]
+fn p16_a_task_that_kills_every_worker_is_given_up_and_its_neighbours_are_not() {
+    let (case, ledger) = (Case::new(), Ledger::new());
+    let pool = case.builder(2).retries(100).crash_limit(3).build().unwrap();
+    let poison = |ledger: String| {
+        Ledger::note(&ledger, 0);
+        fault::Fault::WildPointer.happen();
+    };
+    let poisoned = pool.apply_async(poison, (ledger.path(),)).unwrap();
+    let good: Vec<_> = (0..1_000).map(|x| pool.apply_async(u64::pow, (x, 2)).unwrap()).collect();
+    let outcome = poisoned.get();
+    assert!(matches!(outcome, Err(TaskError::Quarantined { workers: 3, .. })), "{outcome:?}");
+    assert_eq!(ledger.count(0), 3);
+    for (x, handle) in good.into_iter().enumerate() {
+        assert_eq!(handle.get(), Ok((x * x) as u64));
+    }
 }
 
 /// A group of the kernel's first freezer: what is in it can't be killed as long as it is frozen.
@@ -300,6 +337,7 @@ fn row_61_blocked_and_ignored_signals_are_not_inherited() {
     gate.await_arrivals(2);
     parent.say("terminate");
     assert_eq!(parent.line(), "ok", "the grace period of a minute is not used up");
+    assert!(parent.wait().success());
 }
 
 #[test]

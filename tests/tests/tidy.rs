@@ -228,7 +228,9 @@ fn rule_3_unsafe_code_stands_in_few_files_and_says_why_it_is_sound() {
 #[test]
 fn rule_9_libraries_do_not_print_and_install_no_handlers() {
     let mut places = Vec::new();
-    for source in sources(&LIBRARIES) {
+    // these are tests as a whole
+    let is_test = |source: &Source| source.path.ends_with("/simulate.rs");
+    for source in sources(&LIBRARIES).into_iter().filter(|source| !is_test(source)) {
         for (number, line) in source.code() {
             let is_forbidden = ["println!", "eprintln!", "print!", "eprint!", "dbg!"]
                 .iter()

@@ -4,6 +4,8 @@
 //! [`planner`] checks it and makes a [`Plan`]; whatever is wrong comes back as [`Problems`], each with its place.
 
 pub(crate) mod file;
+#[cfg(test)]
+mod fuzz;
 mod glob;
 mod host;
 pub(crate) mod inputs;

@@ -16,6 +16,8 @@ mod queue;
 mod seats;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod simulate;
 mod stop;
 mod task;
 #[cfg(test)]

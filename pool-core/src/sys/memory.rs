@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+#[cfg_attr(miri, expect(unused_imports, reason = "system calls that it does not know"))]
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A shared mapping of a sealed block. Other processes may write to it at any time, so it is only ever read by copying and
@@ -63,7 +64,18 @@ pub(crate) fn check_sealed(fd: BorrowedFd<'_>, len: usize, content: bool) -> io:
 }
 
 impl SharedBlock {
+    /// Miri knows neither memfds nor shared mappings: there, a block is zeroed memory of this process.
+    #[cfg(miri)]
+    pub(crate) fn create(len: usize) -> io::Result<(SharedBlock, OwnedFd)> {
+        let layout = std::alloc::Layout::from_size_align(len, 4096).map_err(io::Error::other)?;
+        // SAFETY: the layout is not empty.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok((SharedBlock { start, len }, std::fs::File::open("/dev/null")?.into()))
+    }
+
     /// Creates a zeroed block whose size nobody can change, and the descriptor by which another process maps it.
+    #[cfg(not(miri))]
     pub(crate) fn create(len: usize) -> io::Result<(SharedBlock, OwnedFd)> {
         let fd = anonymous_file()?;
         nix::unistd::ftruncate(&fd, i64::try_from(len).map_err(io::Error::other)?)?;
@@ -156,6 +168,14 @@ pub(crate) fn read_sealed(file: OwnedFd, len: u64) -> io::Result<Vec<u8>> {
 }
 
 impl Drop for SharedBlock {
+    #[cfg(miri)]
+    fn drop(&mut self) {
+        let layout = std::alloc::Layout::from_size_align(self.len, 4096);
+        // SAFETY: allocated with this layout by `create`, and no reference into it outlives `self`.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), layout.expect("as in create")) };
+    }
+
+    #[cfg(not(miri))]
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and no reference into it outlives `self`.
         let _ = unsafe { munmap(self.start.cast(), self.len) };

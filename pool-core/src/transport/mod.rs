@@ -2,6 +2,8 @@
 
 pub(crate) mod attachments;
 pub(crate) mod block;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod lane;
 pub(crate) mod replies;
 pub(crate) mod status;

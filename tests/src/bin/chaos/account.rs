@@ -23,6 +23,8 @@ pub(crate) struct Account {
     /// Tasks that have answered.
     answered: AtomicU64,
     bytes: AtomicU64,
+    /// Of the pools' own counts: workers started, and workers that ended after they had been ready.
+    workers: [AtomicU64; 2],
     latencies_ns: Mutex<Vec<u64>>,
     violations: Mutex<Vec<String>>,
 }
@@ -38,6 +40,11 @@ impl Account {
 
     pub(crate) fn bytes(&self, count: u64) {
         self.bytes.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn workers(&self, started: u64, lost: u64) {
+        self.workers[0].fetch_add(started, Ordering::Relaxed);
+        self.workers[1].fetch_add(lost, Ordering::Relaxed);
     }
 
     pub(crate) fn may_start(&self, number: u64, times: u32) {
@@ -114,6 +121,8 @@ impl Account {
         json!({
             "submitted": self.submitted.load(Ordering::Relaxed),
             "outcomes": *self.outcomes.lock().unwrap(),
+            "workers_started": self.workers[0].load(Ordering::Relaxed),
+            "workers_lost": self.workers[1].load(Ordering::Relaxed),
             "answers_checked": self.answered.load(Ordering::Relaxed),
             "megabytes_both_ways": self.bytes.load(Ordering::Relaxed) >> 20,
         })

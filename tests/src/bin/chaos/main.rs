@@ -8,6 +8,7 @@ mod account;
 mod endings;
 mod ledger;
 mod nemesis;
+mod peer;
 mod random;
 mod work;
 
@@ -36,11 +37,20 @@ struct Options {
     /// How many pools of each kind are terminated, and parents killed.
     endings: usize,
     json: bool,
+    /// Only what scripts/chaos_peers.py does to others, with so many kills.
+    peer: Option<u64>,
 }
 
 fn options() -> Options {
-    let mut options =
-        Options { seconds: 20, seed: 1, processes: 4, rate: 200, endings: 10, json: false };
+    let mut options = Options {
+        seconds: 20,
+        seed: 1,
+        processes: 4,
+        rate: 200,
+        endings: 10,
+        json: false,
+        peer: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number =
@@ -52,6 +62,7 @@ fn options() -> Options {
             "--rate" => options.rate = number(),
             "--endings" => options.endings = number() as usize,
             "--json" => options.json = true,
+            "--like-peers" => options.peer = Some(number()),
             other => panic!("unknown option {other}"),
         }
     }
@@ -65,6 +76,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let options = options();
+    if let Some(kills) = options.peer {
+        println!("{}", peer::run(kills, options.seed));
+        return ExitCode::SUCCESS;
+    }
     // thousands of core dumps help nobody; workers inherit this
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).unwrap();
     let ledger = Ledger::create();
@@ -113,7 +128,7 @@ fn main() -> ExitCode {
         "tasks": account.report(),
         "kill_to_settled_ms": account.latencies(),
         "endings_ms": endings,
-        "memory_kib": { "early": early, "late": late },
+        "memory_kib": { "early": early, "late": late, "after_each_pool": anonymous },
         "violations": account.violations(),
     });
     println!("{}", if options.json { format!("{report}") } else { format!("{report:#}") });
@@ -177,6 +192,7 @@ fn round(
         }
     }
     let stats = pool.stats();
+    account.workers(stats.workers_started, stats.workers_lost);
     if stats.submitted != stats.finished {
         account.violation(format!("the pool's own counts do not balance: {stats:?}"));
     }

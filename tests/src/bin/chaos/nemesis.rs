@@ -76,7 +76,8 @@ impl Nemesis {
                 continue;
             }
             let Some(target) = Target::open(worker.pid()) else { continue };
-            match random.below(100) {
+            // an initializer that fails for want of memory breaks the pool, as it should: only what is up is starved
+            match random.below(if is_starting { 90 } else { 100 }) {
                 0..50 => self.strike(&target, "kill", libc::SIGKILL),
                 50..60 => self.strike(&target, "segv", libc::SIGSEGV),
                 60..65 => self.strike(&target, "abrt", libc::SIGABRT),
