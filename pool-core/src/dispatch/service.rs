@@ -154,9 +154,13 @@ mod tests {
         // when the panic comes, the scheduler has settled and forgotten the task that is lost
         super::super::perform::PANICS.store(true, Ordering::SeqCst);
         crate::sys::signal::send_to_group(pid, GroupSignal::Kill).unwrap();
-        for handle in handles {
-            let outcome = handle.get();
-            assert!(matches!(outcome, Err(TaskError::PoolBroken(_))), "{outcome:?}");
+        for (number, handle) in handles.into_iter().enumerate() {
+            match handle.get() {
+                Err(TaskError::PoolBroken(_)) => {}
+                // what the panic has interrupted may be done by another thread that takes the lock before the pool is given up
+                Err(TaskError::WorkerLost { .. }) if number == 0 => {}
+                outcome => panic!("task {number}: {outcome:?}"),
+            }
         }
         assert!(pool.apply_async(waits, ()).is_err());
         pool.terminate();
