@@ -273,6 +273,17 @@ fn row_29_a_worker_killed_while_it_is_terminated_is_one_outcome() {
 }
 
 #[test]
+fn row_45_the_kernel_would_rather_kill_a_worker_than_the_parent() {
+    let case = Case::new();
+    let score = || -> i32 {
+        std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap()
+    };
+    let pool = case.pool(1);
+    let ours = score();
+    assert_eq!(pool.apply(score, ()).unwrap(), (ours + 300).min(1000));
+}
+
+#[test]
 fn row_33_a_grandchild_in_a_session_of_its_own_is_found_only_by_the_kernel() {
     let (case, gate) = (Case::new(), Gate::new());
     let pool = case.pool(1);

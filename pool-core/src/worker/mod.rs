@@ -125,6 +125,7 @@ fn prepare(
         process::set_niceness(niceness)?;
     }
     process::set_name(&boot.kin.name);
+    process::prefer_for_oom();
     if let Some(bytes) = boot.memory_limit {
         process::limit_memory(bytes)?;
     }
