@@ -17,3 +17,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn unpoisoned<G>(result: Result<G, PoisonError<G>>) -> G {
     result.unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Calls the user's code where a panic of it must end nothing else. The panic hook has reported it.
+pub(crate) fn unharmed(call: impl FnOnce()) {
+    if let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
+        // its drop is the user's code too, and may panic
+        std::mem::forget(payload);
+    }
+}

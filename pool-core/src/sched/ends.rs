@@ -110,7 +110,9 @@ impl Scheduler {
             return self.on_start_failed(key, &error, now);
         }
         self.worked_ns = self.worked_ns.saturating_add(worker.time(now));
-        let leaving = worker.phase == WorkerPhase::Retiring || self.phase >= Phase::Stopping;
+        let leaving = worker.phase == WorkerPhase::Retiring
+            || worker.dismissed
+            || self.phase >= Phase::Stopping;
         let by_itself = worker.phase == WorkerPhase::Ready && !leaving;
         self.counts.workers_lost += u64::from(!leaving);
         let (seat, useless) = (worker.seat as usize, worker.tasks_done == 0 && started.is_empty());
