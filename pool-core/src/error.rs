@@ -317,6 +317,14 @@ pub enum PoolError {
 }
 
 impl PoolError {
+    /// Why the pool is broken, for errors that say themselves that it is.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            PoolError::Broken(reason) => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     pub(crate) fn os(what: &'static str) -> impl Fn(std::io::Error) -> PoolError {
         move |error| PoolError::Os { what, error: error.to_string() }
     }

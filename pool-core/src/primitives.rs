@@ -54,3 +54,11 @@ impl<'a, L: Lockable<'a>> Lockable<'a> for std::sync::Arc<L> {
 pub(crate) fn unpoisoned<G>(result: Result<G, PoisonError<G>>) -> G {
     result.unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Calls the user's code where a panic of it must end nothing else. The panic hook has reported it.
+pub(crate) fn unharmed(call: impl FnOnce()) {
+    if let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
+        // its drop is the user's code too, and may panic
+        std::mem::forget(payload);
+    }
+}

@@ -1,10 +1,9 @@
 //! A one-shot cell for a task's outcome: settled once, by whoever comes first; waited for by a thread, by wakers, or not at all.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::primitives::{Condvar, Mutex, lock, unpoisoned};
+use crate::primitives::{Condvar, Mutex, lock, unharmed, unpoisoned};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ impl<T> Slot<T> {
         }
         for waker in wakers {
             // a waker that panics is its owner's problem, not that of the thread that settles slots
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            unharmed(|| waker.wake());
         }
         Ok(())
     }

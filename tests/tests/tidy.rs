@@ -358,7 +358,8 @@ fn the_lints_hold_for_every_package() {
     }
 }
 
-/// The functions of all tests, as `file::function`; those of the command are all in `cli`.
+/// The functions of all tests, as `file::function`; those of the command are all in `cli`. What a file lists as `with_both!` is run with both kinds of
+/// workers.
 fn test_names() -> Vec<String> {
     let mut names = Vec::new();
     for source in sources(&["tests/tests", "pool-cli/tests", "pool-core/src"]) {
@@ -368,7 +369,7 @@ fn test_names() -> Vec<String> {
             let module = module.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
             if module.ends_with("tests") { module } else { format!("{module}::tests") }
         } else {
-            source.path["tests/tests/".len()..].trim_end_matches(".rs").to_owned()
+            source.path["tests/tests/".len()..].trim_end_matches(".rs").replace('/', "::")
         };
         let lines: Vec<&str> = source.text.lines().map(str::trim).collect();
         for (number, line) in lines.iter().enumerate() {
@@ -377,35 +378,71 @@ fn test_names() -> Vec<String> {
                 names.push(format!("{file}::{}", rest.split('(').next().unwrap()));
             }
         }
+        // in two parts, so that this file does not find itself
+        let listed = source
+            .text
+            .split_once(concat!("with_", "both!["))
+            .and_then(|(_, rest)| rest.split_once(']'));
+        let listed = listed.map_or("", |(listed, _)| listed).split(',').map(str::trim);
+        names.extend(listed.filter(|name| !name.is_empty()).map(|name| format!("{file}::{name}")));
     }
     names
+}
+
+/// What stands between backticks in a page, has the form of a test's name, and is none.
+fn wrong_names(page: &str, known: &[String]) -> Vec<String> {
+    let text = fs::read_to_string(workspace().join("docs").join(page)).unwrap();
+    let is_name = |part: &str| {
+        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let is_test = |quoted: &&str| quoted.contains("::") && quoted.split("::").all(is_name);
+    let quoted = text.split('`').skip(1).step_by(2).filter(is_test);
+    let wrong = quoted.filter(|name| !known.iter().any(|test| test == name));
+    wrong.map(|name| format!("{page}: there is no test {name}")).collect()
+}
+
+/// What stands first in the rows of the tables of a page.
+fn rows(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(workspace().join("docs").join(page)).unwrap();
+    let cells = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    cells.map(str::to_owned).collect()
+}
+
+fn missing(expected: impl Iterator<Item = String>, rows: &[String]) -> Vec<String> {
+    let missing = expected.filter(|row| !rows.contains(row));
+    missing.map(|row| format!("row {row} is missing")).collect()
 }
 
 #[test]
 fn the_page_on_reliability_names_tests_that_exist() {
     let known = test_names();
-    let mut wrong = Vec::new();
-    let mut rows = Vec::new();
+    let (mut wrong, mut found) = (Vec::new(), Vec::new());
     for page in ["reliability.md", "security.md"] {
-        let text = fs::read_to_string(workspace().join("docs").join(page)).unwrap();
-        // what stands between backticks and has the form of a test
-        for quoted in text.split('`').skip(1).step_by(2) {
-            let is_name = |part: &str| {
-                !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-            };
-            if quoted.contains("::")
-                && quoted.split("::").all(is_name)
-                && !known.iter().any(|test| test == quoted)
-            {
-                wrong.push(format!("{page}: there is no test {quoted}"));
-            }
-        }
-        let cells = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
-        rows.extend(cells.map(str::to_owned));
+        wrong.extend(wrong_names(page, &known));
+        found.extend(rows(page));
     }
     let expected = (1..=80).map(|row| row.to_string()).chain((1..=10).map(|row| format!("H{row}")));
-    wrong.extend(
-        expected.filter(|row| !rows.contains(row)).map(|row| format!("row {row} is missing")),
-    );
+    wrong.extend(missing(expected, &found));
+    assert_none("docs", wrong);
+}
+
+#[test]
+fn the_page_on_conformance_names_tests_that_exist_and_all_rows() {
+    let known = test_names();
+    let page = "conformance.md";
+    let mut wrong = wrong_names(page, &known);
+    let found = rows(page);
+    wrong.extend(missing((1..=176).map(|row| row.to_string()), &found));
+    // and each test that claims a row is named there
+    let text = fs::read_to_string(workspace().join("docs").join(page)).unwrap();
+    let claims = |name: &&String| {
+        let function = name.rsplit("::").next().unwrap();
+        let mut parts = function.split('_');
+        let list = parts.next().unwrap();
+        let row = parts.next().unwrap_or_default();
+        matches!(list, "c1" | "c2" | "c3" | "c4" | "c5") && row.parse::<u32>().is_ok()
+    };
+    let unnamed = known.iter().filter(claims).filter(|name| !text.contains(&format!("`{name}`")));
+    wrong.extend(unnamed.map(|name| format!("{page} does not name {name}")));
     assert_none("docs", wrong);
 }

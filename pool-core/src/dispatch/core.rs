@@ -1,5 +1,6 @@
 //! What the lock guards: the scheduler, and for each of its keys the things that it does not know: arguments, handles, processes.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -21,7 +22,7 @@ use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
 use crate::limits::{ATTACHMENT_BYTES, INLINE_BYTES};
 use crate::output::TaskOutput;
-use crate::primitives::unpoisoned;
+use crate::primitives::{unharmed, unpoisoned};
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
 use crate::slot::Slot;
 use crate::sys::poll::Watch;
@@ -97,8 +98,7 @@ impl Payload {
     /// Nobody needs it any more. A worker thread may still have it in its mailbox.
     fn discard(self) {
         if let Payload::Direct(job) = self {
-            // the drop of arguments is user code, which may panic
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(job.take())));
+            job.discard();
         }
     }
 }
@@ -195,8 +195,15 @@ impl Drop for Effects {
     /// Also when the lock's owner panics: a task that the scheduler has settled is forgotten there, so its handle must be told.
     fn drop(&mut self) {
         for (slot, outcome) in self.settled.drain(..) {
-            let settled = slot.settle(outcome);
-            debug_assert!(settled.is_ok(), "the scheduler settles each task once");
+            // the drop of a result that nobody wants is user code, which may panic
+            unharmed(|| {
+                let settled = slot.settle(outcome);
+                debug_assert!(settled.is_ok(), "the scheduler settles each task once");
+                drop(slot);
+            });
+        }
+        for outcome in self.unwanted.drain(..) {
+            unharmed(|| drop(outcome));
         }
         if let Some(courier) = &self.courier {
             for (slot, outcome, finish) in self.finishing.drain(..) {
@@ -210,7 +217,11 @@ impl Drop for Effects {
 /// Calls the callbacks of a task, then settles it: whatever they do.
 pub(super) fn settle_finished(slot: &TaskSlot, outcome: Outcome, finish: Finish) {
     let outcome = catch_unwind(AssertUnwindSafe(|| finish(outcome)));
-    let lost = |_| Err(TaskError::Decode("decoding the result panicked".to_owned()));
+    let lost = |payload| {
+        // its drop may panic
+        std::mem::forget::<Box<dyn Any + Send>>(payload);
+        Err(TaskError::Decode("decoding the result panicked".to_owned()))
+    };
     // settled once: the task is forgotten by everybody else
     let _ = slot.settle(outcome.unwrap_or_else(lost));
 }
@@ -373,7 +384,7 @@ impl Core {
     pub(super) fn check_open(&self) -> Result<(), SubmitError> {
         match (self.sched.phase(), self.sched.broken()) {
             (Phase::Running, _) => Ok(()),
-            (_, Some(reason)) => Err(SubmitError::Broken(reason.to_string())),
+            (_, Some(reason)) => Err(SubmitError::Broken(reason.reason())),
             (_, None) => Err(SubmitError::Closed),
         }
     }

@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use crate::primitives::{lock, unpoisoned};
+use crate::primitives::{lock, unharmed, unpoisoned};
 
 type Errand = Box<dyn FnOnce() + Send>;
 
@@ -119,7 +118,7 @@ impl Queue {
 
 /// A panic has been reported by the panic hook, and concerns nobody else.
 fn run(errand: Errand) {
-    let _ = catch_unwind(AssertUnwindSafe(errand));
+    unharmed(errand);
 }
 
 impl fmt::Debug for Courier {

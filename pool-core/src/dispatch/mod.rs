@@ -164,14 +164,17 @@ impl Shared {
         self.finish(core, effects);
     }
 
-    /// Ends a task, unless it has ended.
-    pub(crate) fn cancel(&self, task: TaskKey, slot: &Arc<TaskSlot>) {
+    /// Ends a task, unless it has ended. Returns whether it was ended: its handle is told after its callbacks.
+    pub(crate) fn cancel(&self, task: TaskKey, slot: &Arc<TaskSlot>) -> bool {
         let mut core = self.lock();
-        if core.is_task(task, slot) {
-            let mut effects = Effects::default();
-            core.event(Event::Cancel { task }, clock::now_ns(), &mut effects);
-            self.finish(core, effects);
+        if !core.is_task(task, slot) {
+            return false;
         }
+        let mut effects = Effects::default();
+        core.event(Event::Cancel { task }, clock::now_ns(), &mut effects);
+        let cancelled = !core.is_task(task, slot);
+        self.finish(core, effects);
+        cancelled
     }
 
     /// Lets the lock go, then does what must not be done with it held.

@@ -39,7 +39,7 @@ impl Core {
                 effects.hurry = true;
             }
         }
-        if !only_settled {
+        if !only_settled || self.sched.has_ages() {
             // if this is that thread, it is awake, and ringing does nothing
             let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
             if due < self.sleeps_until {
@@ -175,6 +175,12 @@ impl Core {
 
     /// A worker that is only being started is signalled when it is there.
     fn signal(&mut self, worker: WorkerKey, signal: GroupSignal) {
+        if let Some(Link::Thread(link)) = self.link(worker)
+            && let Some(worker) = self.sched.worker(worker)
+        {
+            // its tasks can only be asked
+            worker.leases().for_each(|lease| link.port.page.wish_end(lease));
+        }
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
                 link.killed = true;
@@ -190,7 +196,11 @@ impl Core {
         self.signal(worker, GroupSignal::Kill);
         if let Some(Link::Thread(link)) = self.link_mut(worker) {
             drop(link.thread.take());
-            self.on_thread_gone(worker, now, effects);
+            // not by `event`, which would perform what is being performed from its beginning
+            let started = self.before_thread_gone(worker, effects);
+            let event = Event::Gone { worker, started: &started, cause: ExitCause::Unknown };
+            self.sched.handle(event, now, &mut self.actions);
+            self.links[worker.index()] = None;
         }
     }
 
@@ -228,7 +238,7 @@ impl Core {
             Verdict::Terminated => Err(TaskError::Terminated),
             Verdict::Broken => Err(match self.sched.broken() {
                 Some(crate::PoolError::InitFailed(text)) => TaskError::InitFailed(text.clone()),
-                Some(reason) => TaskError::PoolBroken(reason.to_string()),
+                Some(reason) => TaskError::PoolBroken(reason.reason()),
                 None => TaskError::Terminated,
             }),
         };

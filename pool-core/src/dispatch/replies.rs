@@ -215,6 +215,7 @@ impl Core {
         }
         link.reading = Reading::Ended;
         let leaving = self.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Retiring);
+        let dismissed = self.sched.worker(worker).is_some_and(|w| w.dismissed);
         let cause = judge(exit, violated, killed, &mut self.oom_kills);
         let started = self.started(worker);
         if let Some(&running) = started.first() {
@@ -222,7 +223,7 @@ impl Core {
         }
         if let Some(link) = self.process_mut(worker) {
             let (seat, pid) = (WorkerIndex(link.seat), link.pid);
-            let left = leaving && cause == ExitCause::Exited(0);
+            let left = dismissed || leaving && cause == ExitCause::Exited(0);
             self.tell(|| match left {
                 true => PoolEvent::WorkerLeft { worker: seat, pid },
                 false => PoolEvent::WorkerLost { worker: seat, pid, cause },

@@ -15,7 +15,7 @@ use crate::error::{ExitCause, PoolError, TaskError};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::TELL_NS;
-use crate::sched::Event;
+use crate::sched::{Event, WorkerPhase};
 use crate::sys::clock;
 use crate::sys::process;
 use crate::task::entry::Output;
@@ -30,6 +30,9 @@ impl Shared {
         let shared = Arc::clone(self);
         // the thread finds its link there: it waits for the lock until this function lets it go
         let mut core = self.lock();
+        if core.sched.worker(worker).is_none_or(|w| w.phase != WorkerPhase::Starting) {
+            return Err(io::Error::other("was not needed any more"));
+        }
         let name = format!("{}-{seat}", self.settings.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             WorkerThread { shared, worker, port }.run(seat, &mailbox);
@@ -84,6 +87,7 @@ impl WorkerThread {
                     self.work(batch);
                 }
                 self.finalize();
+                context::leave();
             }
             Err(error) => {
                 let text = match error {
@@ -211,13 +215,23 @@ impl Core {
 
     /// The thread has ended, or has been given up with what it runs.
     pub(super) fn on_thread_gone(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        let started = self.before_thread_gone(worker, effects);
+        let cause = ExitCause::Unknown;
+        self.event(Event::Gone { worker, started: &started, cause }, now, effects);
+        self.links[worker.index()] = None;
+    }
+
+    /// What it was running, for the scheduler.
+    pub(super) fn before_thread_gone(
+        &mut self,
+        worker: WorkerKey,
+        effects: &mut Effects,
+    ) -> Vec<Lease> {
         let started = self.started(worker);
         let index = WorkerIndex(self.link(worker).map_or(0, Link::seat));
         let pid = std::process::id();
         self.tell(|| PoolEvent::WorkerLeft { worker: index, pid });
         effects.phase_changed = true;
-        let cause = ExitCause::Unknown;
-        self.event(Event::Gone { worker, started: &started, cause }, now, effects);
-        self.links[worker.index()] = None;
+        started
     }
 }

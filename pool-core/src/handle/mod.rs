@@ -32,7 +32,7 @@ use crate::ids::TaskKey;
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::clock;
-use crate::task::job::{Outcome, Value};
+use crate::task::job::Value;
 use crate::transport::status::Progress;
 
 /// The result of a task, as soon as there is one: to be blocked on with [`get`](AsyncResult::get), or awaited on any executor.
@@ -95,12 +95,7 @@ impl TaskRef {
 
     pub(crate) fn cancel(&self) -> bool {
         let Some(key) = self.key else { return false };
-        let is_cancelled = |outcome: &Outcome| matches!(outcome, Err(TaskError::Cancelled));
-        if self.slot.is_settled() {
-            return false;
-        }
-        self.shared.cancel(key, &self.slot);
-        self.slot.with(is_cancelled).unwrap_or(false)
+        !self.slot.is_settled() && self.shared.cancel(key, &self.slot)
     }
 
     fn pid(&self) -> Option<u32> {

@@ -61,7 +61,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
         }
         let sched = sched::Config {
             workers,
-            min_workers: self.min_size.map_or(workers, |size| size as u32),
+            min_workers: self.min_size.map(|size| size as u32),
             idle_timeout_ns: self.idle_timeout.map(ns),
             max_tasks_per_child: self.max_tasks_per_child.map(NonZero::get),
             max_age_ns: self.max_age.map(ns),

@@ -1,10 +1,10 @@
 //! What is to be done with a result when it is there, on the pool's callback thread.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::error::TaskError;
+use crate::primitives::unharmed;
 use crate::task::job::{Outcome, Value};
 
 /// Callbacks that fit a call whose result is `R`. [`Call`](crate::Call) has `()`, which does nothing, or [`OnSuccess`]; there is no need to implement it.
@@ -65,12 +65,12 @@ where
 {
     match result {
         Ok(value) => {
-            let _ = catch_unwind(AssertUnwindSafe(|| success.call(&value)));
+            unharmed(|| success.call(&value));
             Ok(Value::Direct(Box::new(value)))
         }
         Err(reason) => {
             if let Some(error) = error {
-                let _ = catch_unwind(AssertUnwindSafe(|| error(&reason)));
+                unharmed(|| error(&reason));
             }
             Err(reason)
         }

@@ -107,7 +107,7 @@ impl Pool {
             return Err(PoolError::TimedOut(given.unwrap_or_default()));
         }
         match self.shared.lock().sched.broken() {
-            Some(reason) => Err(PoolError::Broken(reason.to_string())),
+            Some(reason) => Err(PoolError::Broken(reason.reason())),
             None => Ok(()),
         }
     }

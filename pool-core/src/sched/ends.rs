@@ -94,7 +94,7 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        if !worker.was_ready && worker.worn {
+        if worker.dismissed {
             // it was not wanted any more before it was there
             let seat = worker.seat as usize;
             self.workers.remove(key.index());

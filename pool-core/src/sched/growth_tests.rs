@@ -126,7 +126,7 @@ fn a_pool_grows_and_shrinks_and_loses_nothing() {
 
 #[test]
 fn an_elastic_pool_has_as_many_workers_as_there_is_work() {
-    let elastic = Config { min_workers: 1, idle_timeout_ns: Some(1_000_000), ..config(3) };
+    let elastic = Config { min_workers: Some(1), idle_timeout_ns: Some(1_000_000), ..config(3) };
     let mut sim = Sim::with(elastic);
     assert_eq!(sim.processes.len(), 1);
     ready(&mut sim);

@@ -130,8 +130,8 @@ pub(crate) enum Phase {
 pub(crate) struct Config {
     /// At most so many. Changed by [`Event::Resize`].
     pub(crate) workers: u32,
-    /// So many are there in any case; more if there is work for them.
-    pub(crate) min_workers: u32,
+    /// So many are there in any case; more if there is work for them. `None`: all.
+    pub(crate) min_workers: Option<u32>,
     /// How long the others wait for work before they leave.
     pub(crate) idle_timeout_ns: Option<u64>,
     pub(crate) max_tasks_per_child: Option<u64>,
@@ -141,6 +141,13 @@ pub(crate) struct Config {
     pub(crate) crash_limit: u32,
     /// How many workers may end by themselves within a time.
     pub(crate) max_restarts: Option<(u32, u64)>,
+}
+
+impl Config {
+    /// How many workers there are in any case.
+    fn least(&self) -> usize {
+        self.min_workers.map_or(self.workers, |least| least.min(self.workers)) as usize
+    }
 }
 
 /// How many of what, since the pool was built.
@@ -323,7 +330,7 @@ impl Scheduler {
 
     /// Whether every seat that is to be filled at once has had a worker that became ready.
     pub(crate) fn all_seated(&self) -> bool {
-        self.seats.iter().take(self.config.min_workers as usize).all(|seat| seat.was_ready)
+        self.seats.iter().take(self.config.least()).all(|seat| seat.was_ready)
     }
 
     /// How many workers there may be.

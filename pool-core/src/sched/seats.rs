@@ -10,7 +10,6 @@ impl Scheduler {
     /// From now on there are to be so many workers. Those of closed seats leave when they have done what they have begun.
     pub(super) fn on_resize(&mut self, workers: u32, now: u64, out: &mut Vec<Action>) {
         self.config.workers = workers;
-        self.config.min_workers = self.config.min_workers.min(workers);
         while self.seats.len() < workers as usize {
             self.seats.push(Seat::default());
         }
@@ -54,12 +53,17 @@ impl Scheduler {
         }
         let Some(timeout) = self.config.idle_timeout_ns else { return };
         // the first are those that have been idle for longest
-        while self.occupied > self.config.min_workers as usize
+        while self.occupied > self.config.least()
             && let Some(&key) = self.idle.first()
             && self.workers[key.index()].idle_since.saturating_add(timeout) <= now
         {
             self.retire(key, now, out);
         }
+    }
+
+    /// Whether there are such workers: then the next time to look changes when nothing else does.
+    pub(crate) fn has_ages(&self) -> bool {
+        self.config.max_age_ns.is_some() || self.config.idle_timeout_ns.is_some()
     }
 
     /// When [`on_ages`](Self::on_ages) has something to do.
@@ -69,7 +73,7 @@ impl Scheduler {
             workers.filter(|w| w.ages()).map(|w| w.ready_at.saturating_add(max)).min()
         });
         let idle = self.config.idle_timeout_ns.and_then(|timeout| {
-            let spare = self.occupied > self.config.min_workers as usize;
+            let spare = self.occupied > self.config.least();
             let key = self.idle.first().filter(|_| spare)?;
             Some(self.workers[key.index()].idle_since.saturating_add(timeout))
         });
@@ -87,7 +91,7 @@ impl Scheduler {
 
     /// How many more workers there should be, seats and pauses aside.
     fn wanted(&self) -> usize {
-        let least = (self.config.min_workers as usize).saturating_sub(self.occupied);
+        let least = self.config.least().saturating_sub(self.occupied);
         if self.queue.is_empty() {
             return least;
         }

@@ -107,7 +107,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
 pub(super) fn config(workers: u32) -> Config {
     Config {
         workers,
-        min_workers: workers,
+        min_workers: None,
         idle_timeout_ns: None,
         max_tasks_per_child: None,
         max_age_ns: None,

@@ -97,8 +97,7 @@ impl World {
         let mut some = |share, limit| (random.below(share) == 0).then(|| 1 + random.below(limit));
         let config = Config {
             workers,
-            min_workers: some(2, workers.into())
-                .map_or(workers, |min| min.min(workers.into()) as u32),
+            min_workers: some(2, workers.into()).map(|min| min as u32),
             idle_timeout_ns: some(2, 50 * MS),
             max_tasks_per_child: some(3, 6),
             max_age_ns: some(4, 200 * MS),

@@ -17,7 +17,10 @@ impl Scheduler {
                 self.idle.retain(|&idle| idle != key);
                 out.push(Action::Retire { worker: key });
             }
-            WorkerPhase::Starting => self.condemn(key, out),
+            WorkerPhase::Starting => {
+                worker.dismissed = true;
+                self.condemn(key, out);
+            }
             WorkerPhase::Retiring | WorkerPhase::Condemned => {}
         }
     }

@@ -19,7 +19,7 @@ proptest! {
     ) {
         let mut config = Config { max_tasks_per_child, ..config(workers) };
         if elastic {
-            (config.min_workers, config.idle_timeout_ns) = (1, Some(3_000_000));
+            (config.min_workers, config.idle_timeout_ns) = (Some(1), Some(3_000_000));
             (config.max_age_ns, config.crash_limit) = (Some(50_000_000), 1);
         }
         let mut sim = Sim::with(config);

@@ -71,6 +71,8 @@ pub(crate) struct Worker {
     pub(super) idle_since: u64,
     /// It gets no further tasks, and leaves when it has done those that it has begun.
     pub(super) worn: bool,
+    /// It was killed while it was starting, because it is not needed any more.
+    pub(crate) dismissed: bool,
     /// When it gets SIGKILL.
     pub(super) deadline: Option<u64>,
     /// It has been ready: whatever ends it now is no failure to start.
@@ -96,6 +98,7 @@ impl Worker {
             ready_at: 0,
             idle_since: 0,
             worn: false,
+            dismissed: false,
             deadline: None,
             was_ready: false,
             late: false,
@@ -107,6 +110,11 @@ impl Worker {
     /// The leases, in the order in which they are run, without those that were settled.
     pub(crate) fn running_order(&self) -> impl Iterator<Item = (TaskKey, Lease)> {
         self.leases.iter().filter(|held| !held.settled).map(|held| (held.task, held.lease))
+    }
+
+    /// All of its leases.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = Lease> {
+        self.leases.iter().map(|held| held.lease)
     }
 
     pub(crate) fn is_busy(&self) -> bool {

@@ -9,7 +9,7 @@ use super::chunk::{self, Chunk};
 use super::entry::{Fault, failed};
 use super::{TaskFn, panics};
 use crate::error::TaskError;
-use crate::primitives::{Mutex, lock};
+use crate::primitives::{Mutex, lock, unharmed};
 
 /// A result on its way to its handle.
 pub(crate) enum Value {
@@ -66,6 +66,18 @@ impl JobCell {
 
     pub(crate) fn take(&self) -> Option<Box<dyn Job>> {
         lock(&self.0).take()
+    }
+
+    /// It will not be run. The drop of its arguments is user code, which may panic.
+    pub(crate) fn discard(&self) {
+        let job = self.take();
+        unharmed(|| drop(job));
+    }
+}
+
+impl Drop for JobCell {
+    fn drop(&mut self) {
+        self.discard();
     }
 }
 

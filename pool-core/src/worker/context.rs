@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::ids::{Lease, TaskId, WorkerIndex};
+use crate::primitives::unharmed;
 use crate::transport::status::StatusPage;
 
 thread_local! {
@@ -114,6 +115,12 @@ impl fmt::Debug for CancelToken {
 pub fn set_state<T: 'static>(value: T) {
     let former = STATE.replace(Some(Box::new(value)));
     drop(former);
+}
+
+/// This worker leaves. The drop of its state is user code: a panic of it must meet neither the thread's end nor `exit`, which would abort.
+pub(crate) fn leave() {
+    let state = STATE.take();
+    unharmed(|| drop(state));
 }
 
 /// The state of this worker, to be read and changed.

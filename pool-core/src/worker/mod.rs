@@ -48,6 +48,7 @@ const EXIT_CONDEMNED: i32 = 102;
 /// Serves the parent until it says stop or is gone.
 pub(crate) fn run(summons: &Summons, entry: boot::Entry, registry: Registry) -> ! {
     let end = begin(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
+    context::leave();
     leave(match end {
         Ok(End::Stop | End::Orphaned) => 0,
         Ok(End::Condemned) => EXIT_CONDEMNED,
