@@ -23,9 +23,11 @@ pub struct Case {
     stop: Option<mpsc::Sender<()>>,
 }
 
-/// A builder of worker processes that are started as `POOL_TESTS_START` says: `fork-server`, or afresh.
+/// A builder of worker processes that are started as `POOL_TESTS_START` says: `fork-server`, or afresh; and without a fast lane if
+/// `POOL_TESTS_FAST_LANE` is set.
 pub fn builder(processes: usize) -> PoolBuilder {
-    let builder = Pool::builder().processes(processes);
+    let lane = std::env::var("POOL_TESTS_FAST_LANE").is_err();
+    let builder = Pool::builder().processes(processes).fast_lane(lane);
     match std::env::var("POOL_TESTS_START").as_deref() {
         Ok("fork-server") => builder.start_method(StartMethod::ForkServer),
         _ => builder,

@@ -114,6 +114,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             stderr: self.stderr,
             max_result: self.max_result_bytes,
             memory_limit: self.memory_limit,
+            fast_lane: self.fast_lane,
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
             shared: shared.map(Shareable::into_file).transpose()?,

@@ -54,6 +54,7 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) task_timeout: Option<Duration>,
     pub(super) retries: u32,
     pub(super) memory_limit: Option<u64>,
+    pub(super) fast_lane: bool,
     pub(super) start_timeout: Duration,
     pub(super) grace: Duration,
     pub(super) initializer: Option<Result<Hook, String>>,
@@ -95,6 +96,7 @@ impl<P> PoolBuilder<P> {
             task_timeout: None,
             retries: 0,
             memory_limit: None,
+            fast_lane: true,
             start_timeout: DEFAULT_START_TIMEOUT,
             grace: DEFAULT_GRACE,
             initializer: None,
@@ -258,6 +260,13 @@ impl<P> PoolBuilder<P> {
     /// Default: no limit.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Whether small results come back through memory that the pool shares with each worker, which is quicker than a socket. For measurements, and where somebody
+    /// wants to do without. Default: yes.
+    pub fn fast_lane(mut self, on: bool) -> Self {
+        self.fast_lane = on;
         self
     }
 

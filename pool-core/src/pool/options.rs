@@ -108,7 +108,7 @@ impl<'pool, F, Kind, S> Call<'pool, F, Kind, S> {
         self
     }
 
-    /// A function that is called with the error if there is no result: see [`on_success`](Self::on_success).
+    /// A function that is called with the error if there is no result: see [`on_success`](Self::on_success). Not by `imap`, whose items are errors themselves.
     pub fn on_error(mut self, callback: impl Fn(&TaskError) + Send + Sync + 'static) -> Self {
         self.options.on_error = Some(Arc::new(callback));
         self
@@ -120,7 +120,8 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
     /// `Vec` of all results, also of an empty one. The handle becomes ready after the callback has returned.
     ///
     /// It may be slow, which delays the handles of other calls with callbacks and nothing else; it may panic, which is
-    /// reported by the panic hook and changes nothing; it may submit tasks and terminate the pool. [`join`](crate::Pool::join) waits for all callbacks.
+    /// reported by the panic hook and changes nothing; it may submit tasks and terminate the pool. Only one thing it must not do: wait for a task of this pool that has callbacks itself, which
+    /// would wait for its own thread. [`join`](crate::Pool::join) waits for all callbacks.
     ///
     /// ```
     /// # fn main() -> anyhow::Result<()> {

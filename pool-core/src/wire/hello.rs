@@ -37,6 +37,8 @@ pub(crate) struct Boot {
     pub(crate) shared: Option<u64>,
     /// The last descriptor is its standard output.
     pub(crate) has_stdout: bool,
+    /// Whether small replies go by the lane.
+    pub(crate) fast_lane: bool,
     /// Whether standard output and standard error are files that are emptied after each task.
     pub(crate) captured: [bool; 2],
     pub(crate) kin: Kin,

@@ -23,7 +23,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Outbox {
     stream: OwnedFd,
-    lane: LaneWriter,
+    /// `None`: all goes by the socket.
+    lane: Option<LaneWriter>,
     frame: Vec<u8>,
     /// When the first reply was put into the lane that the parent was not told of.
     untold_since: Option<u64>,
@@ -31,10 +32,10 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(stream: OwnedFd, lane: Lane, max_result: u64) -> Outbox {
+    pub(super) fn new(stream: OwnedFd, lane: Option<Lane>, max_result: u64) -> Outbox {
         Outbox {
             stream,
-            lane: LaneWriter::new(lane),
+            lane: lane.map(LaneWriter::new),
             frame: Vec::new(),
             untold_since: None,
             max_result,
@@ -83,11 +84,12 @@ impl Outbox {
     /// it yet: see [`Outbox::tell`].
     pub(super) fn end(&mut self, header: Header, now_ns: u64, next: Next) -> io::Result<()> {
         self.put_header(header);
-        if next == Next::Nothing && self.untold_since.is_none() && self.lane.is_bell_wanted() {
+        let Some(lane) = &mut self.lane else { return self.send_frame() };
+        if next == Next::Nothing && self.untold_since.is_none() && lane.is_bell_wanted() {
             // it would need the bell at once: then it can as well go itself, which is quicker
             return self.send_frame();
         }
-        if !self.lane.publish(&self.frame) {
+        if !lane.publish(&self.frame) {
             return self.send_frame();
         }
         let since = *self.untold_since.get_or_insert(now_ns);
@@ -96,7 +98,8 @@ impl Outbox {
 
     /// Tells the parent of what lies in the lane. To be called when nothing else is to be done.
     pub(super) fn tell(&mut self) -> io::Result<()> {
-        if self.untold_since.take().is_some() && self.lane.is_bell_wanted() {
+        let told = self.untold_since.take().is_none();
+        if !told && self.lane.as_ref().is_some_and(LaneWriter::is_bell_wanted) {
             socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())?;
         }
         Ok(())

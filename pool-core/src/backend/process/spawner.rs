@@ -90,6 +90,8 @@ pub(crate) struct Recipe {
     pub(crate) stderr: Output,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
+    /// Small replies go by shared memory.
+    pub(crate) fast_lane: bool,
     /// Worker `i` is bound to number `i` of these, again and again.
     pub(crate) cpus: Vec<u32>,
     pub(crate) niceness: Option<i32>,
@@ -184,6 +186,7 @@ impl Recipe {
             niceness: self.niceness,
             shared: self.shared.as_ref().map(|(_, len)| *len),
             has_stdout: stdout.is_some(),
+            fast_lane: self.fast_lane,
             captured: [self.stdout, self.stderr].map(|output| output == Output::Captured),
             kin: self.kin(seat),
             image: match &self.member {
