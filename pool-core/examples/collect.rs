@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use pool_core::{Pool, TaskError};
+use pool_core::{Pool, PoolBuilder, TaskError};
 
 /// How many primes there are among `len` numbers from `start` on.
 fn count_primes(start: u64, len: u64) -> usize {
@@ -26,9 +26,17 @@ fn parse(text: String) -> anyhow::Result<i64> {
     Ok(text.parse()?)
 }
 
+/// Worker processes, or threads with `--threads`: the rest of the program is the same.
+fn builder(workers: usize) -> PoolBuilder {
+    match std::env::args().any(|arg| arg == "--threads") {
+        true => Pool::builder().threads(workers),
+        false => Pool::builder().processes(workers),
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     pool_core::init(); // worker processes stay inside this call
-    let pool = Pool::new(4)?;
+    let pool = builder(4).build()?;
 
     // apply_async and get: a handle per task
     let handles: Vec<_> = (0..100)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use pool_core::{AsyncResult, Pool, SubmitError, TaskError};
+use pool_core::{AsyncResult, Pool, PoolBuilder, SubmitError, TaskError};
 
 fn double(i: u64) -> u64 {
     i * 2
@@ -33,9 +33,17 @@ fn resident_bytes() -> anyhow::Result<u64> {
     Ok(kib.ok_or_else(|| anyhow::anyhow!("no VmRSS in /proc/self/status"))?.parse::<u64>()? * 1024)
 }
 
+/// Worker processes, or threads with `--threads`: the rest of the program is the same.
+fn builder(workers: usize) -> PoolBuilder {
+    match std::env::args().any(|arg| arg == "--threads") {
+        true => Pool::builder().threads(workers),
+        false => Pool::builder().processes(workers),
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     pool_core::init(); // worker processes stay inside this call
-    let pool = Pool::builder().processes(2).max_pending(10_000).build()?;
+    let pool = builder(2).max_pending(10_000).build()?;
     let (sender, handles) = mpsc::sync_channel(10_000);
     let taken = AtomicU64::new(0);
 
@@ -70,7 +78,7 @@ fn main() -> anyhow::Result<()> {
     let (before, after) = growth?;
     assert!(after < before + (16 << 20), "memory grew from {before} to {after} bytes");
     pool.join()?;
-    assert!(pool.workers().is_empty(), "all children are gone");
+    assert!(pool.workers().is_empty(), "all workers are gone");
     let taken = taken.into_inner();
     assert!(taken - terminated > 1000, "it did something: {taken} tasks, {terminated} terminated");
     println!(

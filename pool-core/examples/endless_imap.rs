@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use pool_core::{Pool, TaskError};
+use pool_core::{Pool, PoolBuilder, TaskError};
 
 /// How many steps a number takes to come down to 1.
 fn collatz(n: u64) -> u32 {
@@ -15,9 +15,17 @@ fn collatz(n: u64) -> u32 {
     std::iter::successors(Some(n), step).take_while(|&n| n != 1).count() as u32
 }
 
+/// Worker processes, or threads with `--threads`: the rest of the program is the same.
+fn builder(workers: usize) -> PoolBuilder {
+    match std::env::args().any(|arg| arg == "--threads") {
+        true => Pool::builder().threads(workers),
+        false => Pool::builder().processes(workers),
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     pool_core::init(); // worker processes stay inside this call
-    let pool = Pool::new(2)?;
+    let pool = builder(2).build()?;
     let window = 1000;
 
     let read = Cell::new(0);

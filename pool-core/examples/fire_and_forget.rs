@@ -15,7 +15,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 
-use pool_core::{Pool, SubmitError};
+use pool_core::{Pool, PoolBuilder, SubmitError};
 
 const TASKS: u64 = 1000;
 
@@ -27,12 +27,20 @@ fn append_line(path: PathBuf, line: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Worker processes, or threads with `--threads`: the rest of the program is the same.
+fn builder(workers: usize) -> PoolBuilder {
+    match std::env::args().any(|arg| arg == "--threads") {
+        true => Pool::builder().threads(workers),
+        false => Pool::builder().processes(workers),
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     pool_core::init(); // what `if __name__ == "__main__":` is for in Python: worker processes stay inside this call
     let path = std::env::temp_dir().join(format!("fire-and-forget-{}", std::process::id()));
     std::fs::write(&path, "")?;
 
-    let pool = Pool::new(4)?;
+    let pool = builder(4).build()?;
     for line in 0..TASKS {
         // dropping the handle detaches the task; `drop` says that this is meant
         drop(pool.apply_async(append_line, (path.clone(), line))?);

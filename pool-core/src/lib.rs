@@ -240,3 +240,8 @@ pub use sync::{
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};
 pub use thread::{Thread, ThreadBuilder, ThreadFn, ThreadHandle};
+
+/// The programs of this page are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/from-python.md")]
+mod from_python {}

@@ -43,7 +43,9 @@ impl Shared {
         if slot.is_settled() {
             return true;
         }
-        if !self.on_service_thread()
+        if self.settings.recipe().is_none() {
+            // threads tell by themselves
+        } else if !self.on_service_thread()
             && let Some((bell, waker)) = bell()
             && let Some((worker, stream)) = self.begin_to_attend(key, slot)
         {
