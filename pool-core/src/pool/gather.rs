@@ -28,12 +28,18 @@ struct State<R> {
     callbacks: Option<Callbacks<R>>,
     /// The whole input has been submitted.
     complete: bool,
+    /// The first error ends the rest.
+    fail_fast: bool,
+    failed: bool,
+    /// To be cancelled then.
+    tasks: Vec<TaskRef>,
     slot: Arc<TaskSlot>,
 }
 
 impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
     pub(super) fn new(
         shared: Arc<Shared>,
+        fail_fast: bool,
         callbacks: impl FnOnce(Result<Vec<R>, TaskError>) -> Outcome + Send + 'static,
     ) -> Gathering<R> {
         let state = State {
@@ -42,6 +48,9 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
             items: 0,
             callbacks: Some(Box::new(callbacks)),
             complete: false,
+            fail_fast,
+            failed: false,
+            tasks: Vec::new(),
             slot: Arc::new(TaskSlot::new()),
         };
         Gathering { shared, state: Arc::new(Mutex::new(state)) }
@@ -61,8 +70,11 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
             let decoded = outcome.and_then(|value| chunk::decode::<R>(value, limit));
             let chunk = chunk_outcome(decoded, items);
             let mut guard = lock(&state);
+            guard.failed |= guard.fail_fast && chunk.first_error().is_some();
             guard.chunks.insert(index, chunk);
+            let unneeded = guard.unneeded();
             State::finish_if_whole(guard);
+            cancel(&unneeded);
             // the chunk's own handle is only waited for
             Ok(Value::Direct(Box::new(())))
         })
@@ -71,11 +83,13 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
     /// The whole input has been submitted as these chunks.
     pub(super) fn into_map(self, chunks: Vec<(AsyncResult<Chunk<R>>, usize)>) -> MapResult<R> {
         let tasks: Vec<TaskRef> = chunks.iter().map(|(chunk, _)| chunk.task().clone()).collect();
-        let (slot, items) = {
+        let (slot, items, unneeded) = {
             let mut state = lock(&self.state);
             state.complete = true;
-            (Arc::clone(&state.slot), state.items)
+            state.tasks.clone_from(&tasks);
+            (Arc::clone(&state.slot), state.items, state.unneeded())
         };
+        cancel(&unneeded);
         let state = Arc::clone(&self.state);
         // on the callback thread also if there are no chunks, or all have come already
         self.shared.courier.send(move || State::finish_if_whole(lock(&state)));
@@ -85,7 +99,18 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
     }
 }
 
+fn cancel(tasks: &[TaskRef]) {
+    for task in tasks {
+        task.cancel();
+    }
+}
+
 impl<R: Send + 'static> State<R> {
+    /// The tasks that are to be cancelled now: all of them, once, those that have finished included.
+    fn unneeded(&mut self) -> Vec<TaskRef> {
+        if self.failed { std::mem::take(&mut self.tasks) } else { Vec::new() }
+    }
+
     /// Calls the callbacks if nothing is missing, then makes the map's handle ready.
     fn finish_if_whole(mut state: std::sync::MutexGuard<'_, State<R>>) {
         if !state.complete || state.chunks.len() < state.expected {
@@ -93,10 +118,11 @@ impl<R: Send + 'static> State<R> {
         }
         let Some(callbacks) = state.callbacks.take() else { return };
         let chunks = std::mem::take(&mut state.chunks);
-        let slot = Arc::clone(&state.slot);
+        let (slot, fail_fast) = (Arc::clone(&state.slot), state.fail_fast);
         drop(state);
         let whole = Chunk::concat(chunks.into_values());
-        let outcome = match whole.first_error() {
+        let error = if fail_fast { whole.cause() } else { whole.first_error() };
+        let outcome = match error {
             Some(error) => {
                 drop(callbacks(Err(error)));
                 // with the outcomes of the other items

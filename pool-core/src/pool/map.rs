@@ -171,8 +171,8 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             return None;
         }
         let (success, error) = (self.success.clone(), self.options.on_error.clone());
-        Some(Gathering::new(Arc::clone(self.pool.shared()), move |result| {
-            callbacks::call(result, &success, error.as_ref())
-        }))
+        let fail_fast = self.options.fail_fast;
+        let call = move |result| callbacks::call(result, &success, error.as_ref());
+        Some(Gathering::new(Arc::clone(self.pool.shared()), fail_fast, call))
     }
 }

@@ -18,6 +18,7 @@ with_both![
     c1_23_a_failing_map_runs_all_items_and_tells_the_first_error_in_order,
     c1_23_fail_fast_ends_the_map_with_the_first_failure,
     c1_23_fail_fast_of_an_awaited_map,
+    c1_23_fail_fast_of_a_map_with_callbacks,
     c1_9_a_panicking_input_iterator_meets_the_caller_and_the_pool_goes_on,
     c1_62_two_maps_at_once_are_both_right,
     c2_71_a_map_handle_waits_and_tells,
@@ -62,6 +63,19 @@ fn c1_23_fail_fast_ends_the_map_with_the_first_failure(backend: Backend) {
     let mapped = pool.task(square).fail_fast().map(0..100);
     assert_eq!(mapped.unwrap(), squares(0..100));
     assert_eq!(pool.task(square).fail_fast().map(0..0), Ok(vec![]));
+}
+
+fn c1_23_fail_fast_of_a_map_with_callbacks(backend: Backend) {
+    let case = Case::new();
+    let gate = Gate::new();
+    let pool = backend.pool(&case, 2);
+    await_idle(&pool, 2);
+    let (sender, errors) = std::sync::mpsc::channel();
+    let call = pool.task(one_fails).chunk_size(1).fail_fast();
+    let call = call.on_error(move |error| sender.send(error.to_string()).unwrap());
+    let outcome = call.map((0..100).map(|x| (gate.path(), x)));
+    assert_eq!(outcome, Err(TaskError::Failed("item 1 is bad".to_owned())));
+    assert_eq!(errors.try_iter().collect::<Vec<_>>(), ["the task failed: item 1 is bad"]);
 }
 
 fn c1_23_fail_fast_of_an_awaited_map(backend: Backend) {
