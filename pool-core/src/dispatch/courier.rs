@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use crate::primitives::{lock, unharmed, unpoisoned};
+use crate::primitives::{unharmed, unpoisoned};
 
 type Errand = Box<dyn FnOnce() + Send>;
 
@@ -40,7 +40,7 @@ impl Courier {
 
     /// Has `errand` run soon. Never blocks.
     pub(crate) fn send(&self, errand: impl FnOnce() + Send + 'static) {
-        let mut state = lock(&self.queue.state);
+        let mut state = unpoisoned(self.queue.state.lock());
         state.errands.push_back(Box::new(errand));
         if state.thread.is_some() {
             self.queue.changed.notify_all();
@@ -62,12 +62,12 @@ impl Courier {
 
     /// Whether this is the thread that runs the errands.
     pub(super) fn is_this_thread(&self) -> bool {
-        lock(&self.queue.state).thread == Some(std::thread::current().id())
+        unpoisoned(self.queue.state.lock()).thread == Some(std::thread::current().id())
     }
 
     /// Waits until all errands have been run.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
-        let mut state = lock(&self.queue.state);
+        let mut state = unpoisoned(self.queue.state.lock());
         while state.is_running_one || !state.errands.is_empty() {
             state = match deadline {
                 None => unpoisoned(self.queue.changed.wait(state)),
@@ -86,20 +86,20 @@ impl Courier {
 
 impl Drop for Courier {
     fn drop(&mut self) {
-        lock(&self.queue.state).closed = true;
+        unpoisoned(self.queue.state.lock()).closed = true;
         self.queue.changed.notify_all();
     }
 }
 
 impl Queue {
     fn serve(&self) {
-        let mut state = lock(&self.state);
+        let mut state = unpoisoned(self.state.lock());
         loop {
             if let Some(errand) = state.errands.pop_front() {
                 state.is_running_one = true;
                 drop(state);
                 run(errand);
-                state = lock(&self.state);
+                state = unpoisoned(self.state.lock());
                 state.is_running_one = false;
                 self.changed.notify_all();
             } else if state.closed {

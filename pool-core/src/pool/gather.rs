@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::dispatch::{Finish, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::handle::{AsyncResult, MapResult, TaskRef, chunk_outcome};
-use crate::primitives::lock;
+use crate::primitives::unpoisoned;
 use crate::task::chunk::{self, Chunk};
 use crate::task::job::{Outcome, Value};
 
@@ -52,7 +52,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
         let limit = self.shared.settings.max_result;
         let state = Arc::clone(&self.state);
         let index = {
-            let mut state = lock(&state);
+            let mut state = unpoisoned(state.lock());
             state.expected += 1;
             state.items += items;
             state.expected - 1
@@ -60,7 +60,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
         Box::new(move |outcome| {
             let decoded = outcome.and_then(|value| chunk::decode::<R>(value, limit));
             let chunk = chunk_outcome(decoded, items);
-            let mut guard = lock(&state);
+            let mut guard = unpoisoned(state.lock());
             guard.chunks.insert(index, chunk);
             State::finish_if_whole(guard);
             // the chunk's own handle is only waited for
@@ -72,13 +72,13 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
     pub(super) fn into_map(self, chunks: Vec<(AsyncResult<Chunk<R>>, usize)>) -> MapResult<R> {
         let tasks: Vec<TaskRef> = chunks.iter().map(|(chunk, _)| chunk.task().clone()).collect();
         let (slot, items) = {
-            let mut state = lock(&self.state);
+            let mut state = unpoisoned(self.state.lock());
             state.complete = true;
             (Arc::clone(&state.slot), state.items)
         };
         let state = Arc::clone(&self.state);
         // on the callback thread also if there are no chunks, or all have come already
-        self.shared.courier.send(move || State::finish_if_whole(lock(&state)));
+        self.shared.courier.send(move || State::finish_if_whole(unpoisoned(state.lock())));
         let whole = TaskRef::new(Arc::clone(&self.shared), slot, None);
         let whole = AsyncResult::new(whole, chunk::decode::<R>);
         MapResult::gathered(whole, items, tasks)
@@ -87,7 +87,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
 
 impl<R: Send + 'static> State<R> {
     /// Calls the callbacks if nothing is missing, then makes the map's handle ready.
-    fn finish_if_whole(mut state: crate::primitives::MutexGuard<'_, State<R>>) {
+    fn finish_if_whole(mut state: std::sync::MutexGuard<'_, State<R>>) {
         if !state.complete || state.chunks.len() < state.expected {
             return;
         }

@@ -108,7 +108,8 @@ impl<'pool, F, Kind, S> Call<'pool, F, Kind, S> {
         self
     }
 
-    /// A function that is called with the error if there is no result: see [`on_success`](Self::on_success).
+    /// A function that is called with the error if there is no result: see [`on_success`](Self::on_success). Not by `imap` and `imap_unordered`, which give each outcome
+    /// themselves.
     pub fn on_error(mut self, callback: impl Fn(&TaskError) + Send + Sync + 'static) -> Self {
         self.options.on_error = Some(Arc::new(callback));
         self
@@ -121,6 +122,7 @@ impl<'pool, F, Kind> Call<'pool, F, Kind> {
     ///
     /// It may be slow, which delays the handles of other calls with callbacks and nothing else; it may panic, which is
     /// reported by the panic hook and changes nothing; it may submit tasks and terminate the pool. [`join`](crate::Pool::join) waits for all callbacks.
+    /// It must not wait for a task that has callbacks itself: those come after it, on the same thread.
     ///
     /// ```
     /// # fn main() -> anyhow::Result<()> {

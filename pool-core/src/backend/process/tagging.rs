@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::backend::process::spawner::Printed;
 use crate::error::PoolError;
-use crate::primitives::{lock, unpoisoned};
+use crate::primitives::unpoisoned;
 use crate::sys::capture;
 use crate::sys::poll::{Doorbell, Watch};
 
@@ -37,7 +37,7 @@ impl Tagger {
         let run = move || {
             let tagging = Tagging { watch, bell: rung, new, sources: HashMap::new(), next: 0 };
             tagging.run();
-            *lock(&at_end.0) = true;
+            *unpoisoned(at_end.0.lock()) = true;
             at_end.1.notify_all();
         };
         let thread = std::thread::Builder::new().name(format!("{pool}-output"));
@@ -68,7 +68,7 @@ pub(crate) struct Finishing(Arc<(Mutex<bool>, Condvar)>);
 impl Finishing {
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         let (ended, changed) = &*self.0;
-        let mut ended = lock(ended);
+        let mut ended = unpoisoned(ended.lock());
         while !*ended {
             ended = match deadline {
                 None => unpoisoned(changed.wait(ended)),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use crate::ids::Lease;
-use crate::primitives::lock;
+use crate::primitives::unpoisoned;
 use crate::task::job::{JobCell, Outcome};
 use crate::transport::status::StatusPage;
 
@@ -38,11 +38,11 @@ pub(crate) enum ToThread {
 
 impl Port {
     pub(crate) fn put_done(&self, done: Done) {
-        lock(&self.done).push(done);
+        unpoisoned(self.done.lock()).push(done);
     }
 
     pub(crate) fn take_done(&self) -> Vec<Done> {
-        std::mem::take(&mut *lock(&self.done))
+        std::mem::take(&mut *unpoisoned(self.done.lock()))
     }
 
     /// Whether the pool does not want anything of this thread any more.
