@@ -118,6 +118,10 @@ impl Shared {
         self.threads_mut().push(spawner);
         let io = thread("io").spawn(move || service::serve(&other)).map_err(|error| {
             self.lock().close_spawner();
+            // it ends by that: nothing is left when the error is told
+            for thread in std::mem::take(&mut *self.threads_mut()) {
+                let _ = thread.join();
+            }
             PoolError::os("cannot start a thread")(error)
         })?;
         let mut threads = self.threads_mut();
@@ -166,15 +170,25 @@ impl Shared {
 
     /// Ends a task, unless it has ended. Returns whether it was ended: its handle is told after its callbacks.
     pub(crate) fn cancel(&self, task: TaskKey, slot: &Arc<TaskSlot>) -> bool {
+        self.end(task, slot, Event::Cancel { task }) == (true, true)
+    }
+
+    /// Ends a task that has not been started, and tells one that runs that it should end. Returns whether it had not ended.
+    pub(crate) fn ask_to_end(&self, task: TaskKey, slot: &Arc<TaskSlot>) -> bool {
+        self.end(task, slot, Event::Ask { task }).0
+    }
+
+    /// Whether the task had not ended before, and whether it has now.
+    fn end(&self, task: TaskKey, slot: &Arc<TaskSlot>, event: Event<'_>) -> (bool, bool) {
         let mut core = self.lock();
         if !core.is_task(task, slot) {
-            return false;
+            return (false, true);
         }
         let mut effects = Effects::default();
-        core.event(Event::Cancel { task }, clock::now_ns(), &mut effects);
-        let cancelled = !core.is_task(task, slot);
+        core.event(event, clock::now_ns(), &mut effects);
+        let ended = !core.is_task(task, slot);
         self.finish(core, effects);
-        cancelled
+        (true, ended)
     }
 
     /// Lets the lock go, then does what must not be done with it held.

@@ -153,23 +153,18 @@ impl Core {
         if link.page().revoke(lease) {
             return Taken::Revoked;
         }
-        match link {
-            Link::Process(link)
-                if why == Why::Cancelled
-                    && (link.page.condemn(lease)
-                        || link.page.progress(lease) == Progress::Scribbled) =>
+        match (link, why) {
+            (Link::Process(link), Why::Cancelled)
+                if link.page.condemn(lease) || link.page.progress(lease) == Progress::Scribbled =>
             {
-                self.keep_output(worker, lease);
                 Taken::Condemned
             }
-            Link::Process(_) => Taken::No,
-            Link::Thread(link) => {
-                // nobody can end a thread, but its task may look
-                if why == Why::Cancelled {
-                    link.port.page.wish_end(lease);
-                }
+            (_, Why::Asked) | (Link::Thread(_), Why::Cancelled) => {
+                // nobody ends it, but its task may look
+                link.page().wish_end(lease);
                 Taken::No
             }
+            _ => Taken::No,
         }
     }
 

@@ -114,17 +114,7 @@ impl TaskRef {
     }
 
     fn request_cancel(&self) -> bool {
-        let Some(key) = self.key else { return false };
-        let core = self.shared.lock();
-        if let Some((link, lease)) = core.running(key, &self.slot)
-            && link.page().progress(lease) != Progress::Queued
-        {
-            link.page().wish_end(lease);
-            return !self.slot.is_settled();
-        }
-        drop(core);
-        // not started: it need not be
-        self.cancel()
+        self.key.is_some_and(|key| self.shared.ask_to_end(key, &self.slot))
     }
 
     fn on_done(&self, callback: impl FnOnce() + Send + 'static) {

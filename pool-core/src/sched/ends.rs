@@ -45,7 +45,7 @@ impl Scheduler {
             Taken::No => {}
             Taken::Revoked => {
                 let Some(held) = worker.take_held(lease) else { return };
-                if why == Why::Cancelled {
+                if why != Why::Stalled {
                     self.settle(held.task, Verdict::Cancelled, out);
                 } else {
                     self.requeue(held.task);
@@ -166,7 +166,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn on_cancel(&mut self, key: TaskKey, out: &mut Vec<Action>) {
+    pub(super) fn on_cancel(&mut self, key: TaskKey, why: Why, out: &mut Vec<Action>) {
         let Some(state) = self.tasks.get(key.index()).map(|task| task.state) else { return };
         match state {
             TaskState::Dropped => {}
@@ -187,7 +187,7 @@ impl Scheduler {
             }
             TaskState::Leased(_) => {
                 if let Some((worker, lease)) = self.lease_of(key) {
-                    out.push(Action::TakeBack { worker, lease, why: Why::Cancelled });
+                    out.push(Action::TakeBack { worker, lease, why });
                 }
             }
         }

@@ -65,6 +65,8 @@ pub(crate) enum Event<'a> {
     Resize { workers: u32 },
     /// The user wants this task to end.
     Cancel { task: TaskKey },
+    /// The user wishes that a task comes to an end: it is cancelled if it has not been started, and only told so otherwise.
+    Ask { task: TaskKey },
     /// No more tasks will come.
     Close,
     /// Stop everything; children get `grace_ns` from SIGTERM to SIGKILL.
@@ -103,6 +105,8 @@ pub(crate) enum Why {
     Stalled,
     /// The user does not want it any more.
     Cancelled,
+    /// The user does not want it any more, but it may go on if it runs.
+    Asked,
 }
 
 /// How taking back went.
@@ -257,7 +261,8 @@ impl Scheduler {
             Event::Gone { worker, started, cause } => {
                 self.on_gone(worker, started, cause, now, out)
             }
-            Event::Cancel { task } => self.on_cancel(task, out),
+            Event::Cancel { task } => self.on_cancel(task, Why::Cancelled, out),
+            Event::Ask { task } => self.on_cancel(task, Why::Asked, out),
             Event::Close => self.phase = self.phase.max(Phase::Draining),
             Event::Terminate { grace_ns } => self.stop(&Verdict::Terminated, grace_ns, now, out),
             Event::Tick => self.on_tick(now, out),

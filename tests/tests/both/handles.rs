@@ -13,6 +13,7 @@ with_both![
     c2_81_a_waiting_task_that_is_cancelled_never_runs,
     c2_81_a_running_task_that_is_cancelled,
     c2_96_a_task_that_is_asked_to_end_may_tidy_up,
+    c2_96_a_task_that_is_asked_to_end_while_it_begins,
     c2_82_get_timeout_polls_and_the_handle_stays_good,
     c2_84_debug_shows_the_state,
     c2_85_wait_any_gives_the_first,
@@ -103,6 +104,21 @@ fn c2_96_a_task_that_is_asked_to_end_may_tidy_up(backend: Backend) {
     assert_eq!(task.get(), Ok(true));
     assert_eq!(pool.stats().workers_started, 2, "nobody was killed");
     assert!(!pool_core::worker::cancelled() && pool_core::worker::cancel_token().is_none());
+}
+
+fn c2_96_a_task_that_is_asked_to_end_while_it_begins(backend: Backend) {
+    let case = Case::new();
+    let gate = Gate::new();
+    let pool = backend.pool(&case, 1);
+    for _ in 0..300 {
+        let handle = pool.apply_async(until_cancelled, (gate.path(),)).unwrap();
+        assert!(handle.request_cancel(), "it has not ended: nobody else has asked it to");
+        match handle.get() {
+            Ok(text) => assert_eq!(text, "tidied up"),
+            Err(error) => assert_eq!(error, TaskError::Cancelled),
+        }
+    }
+    assert_eq!(pool.stats().workers_started, 1, "one that has begun is never killed");
 }
 
 fn c2_84_debug_shows_the_state(backend: Backend) {

@@ -29,6 +29,7 @@ mod map;
 mod options;
 mod ownership;
 mod settings;
+mod together;
 mod workers;
 
 use std::time::Duration;
