@@ -126,6 +126,7 @@ mod events;
 mod handle;
 mod ids;
 mod limits;
+pub mod manager;
 mod output;
 mod pool;
 mod primitives;
@@ -151,6 +152,7 @@ pub use handle::{
     as_completed, first_error, wait, wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
+pub use manager::Manager;
 pub use output::{Output, TaskOutput};
 pub use pool::{
     Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo,
