@@ -167,12 +167,14 @@ where
     /// # Errors
     /// As [`insert`](Dict::insert). Nothing is inserted then.
     pub fn extend(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<(), ManagerError> {
+        // proxies among them must live until the manager holds their objects
+        let entries: Vec<(K, V)> = entries.into_iter().collect();
         let write = |out: &mut Vec<u8>| {
             let mut references = Vec::new();
-            for (key, value) in entries {
-                put_with(out, |out| put_key(&key, out))?;
+            for (key, value) in &entries {
+                put_with(out, |out| put_key(key, out))?;
                 put_with(out, |out| {
-                    references.extend(self.proxy.link().encode_to_stay(&value, out)?);
+                    references.extend(self.proxy.link().encode_to_stay(value, out)?);
                     Ok::<(), ManagerError>(())
                 })?;
             }

@@ -144,6 +144,12 @@ pub enum ManagerError {
     /// More permits were released than were taken from a bounded semaphore.
     #[error("more permits were released than had been taken")]
     OverRelease,
+    /// The lock was not free within the time: see [`LockError::WouldBlock`].
+    #[error("the lock was not free within the time")]
+    WouldBlock,
+    /// The last holder of the lock died or panicked while holding it: see [`LockError::Poisoned`].
+    #[error("the last holder of the lock died or panicked while holding it")]
+    Poisoned,
     /// The lock is not held by this guard any more.
     #[error("the lock is not held by this guard (any more)")]
     NotHeld,
@@ -222,13 +228,13 @@ impl<G> LockError<G> {
     ///
     /// # Errors
     /// The other two.
-    pub fn recover(self) -> Result<G, LockError<G>>
+    pub fn recover(self) -> Result<G, ManagerError>
     where
         G: Recover,
     {
         match self {
             LockError::Poisoned(poisoned) => Ok(poisoned.recover()),
-            other => Err(other),
+            other => Err(other.into()),
         }
     }
 
@@ -248,6 +254,17 @@ impl<G> LockError<G> {
 impl<G> From<ManagerError> for LockError<G> {
     fn from(error: ManagerError) -> Self {
         LockError::Manager(error)
+    }
+}
+
+/// Without the guard, which is dropped.
+impl<G> From<LockError<G>> for ManagerError {
+    fn from(error: LockError<G>) -> Self {
+        match error {
+            LockError::Poisoned(_) => ManagerError::Poisoned,
+            LockError::WouldBlock => ManagerError::WouldBlock,
+            LockError::Manager(error) => error,
+        }
     }
 }
 

@@ -52,13 +52,13 @@ proxy! {
 
 pub(super) fn write_items<T: Serialize + 'static>(
     link: &Link,
-    items: impl IntoIterator<Item = T>,
+    items: &[T],
     out: &mut Vec<u8>,
 ) -> Result<Vec<u64>, ManagerError> {
     let mut references = Vec::new();
     for item in items {
         put_with(out, |out| {
-            references.extend(link.encode_to_stay(&item, out)?);
+            references.extend(link.encode_to_stay(item, out)?);
             Ok::<(), ManagerError>(())
         })?;
     }
@@ -304,7 +304,9 @@ impl<T: Serialize + DeserializeOwned + 'static> List<T> {
     /// As [`push`](List::push). Nothing is appended then.
     pub fn extend(&self, values: impl IntoIterator<Item = T>) -> Result<(), ManagerError> {
         let link = self.proxy.link();
-        self.proxy.call(Op::Extend, |out| write_items(link, values, out), |_| Ok(()))
+        // proxies among them must live until the manager holds their objects
+        let values: Vec<T> = values.into_iter().collect();
+        self.proxy.call(Op::Extend, |out| write_items(link, &values, out), |_| Ok(()))
     }
 
     /// Puts an element before the one at `index`, which may be the length.

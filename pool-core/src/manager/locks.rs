@@ -48,10 +48,11 @@ proxy! {
     /// ```
     /// # fn main() -> anyhow::Result<()> {
     /// # pool_core::init();
+    /// use pool_core::manager::LockError;
     /// let manager = pool_core::Manager::new()?;
     /// let lock = manager.rlock()?;
-    /// let outer = lock.lock()?;
-    /// let inner = lock.try_lock()?;
+    /// let outer = lock.lock().or_else(LockError::recover)?;
+    /// let inner = lock.try_lock().or_else(LockError::recover)?;
     /// drop((outer, inner));
     /// # Ok(())
     /// # }
@@ -198,19 +199,21 @@ proxy! {
     /// ```
     /// # fn main() -> anyhow::Result<()> {
     /// # pool_core::init();
-    /// use pool_core::{Manager, Process, manager::{Condition, Lock, Value}};
+    /// use pool_core::{Manager, Process};
+    /// use pool_core::manager::{Condition, Lock, LockError, Value};
     /// let manager = Manager::new()?;
     /// let (lock, changed, level) = (manager.lock()?, manager.condition()?, manager.value(0_u32)?);
     /// let wait = |lock: Lock, changed: Condition, level: Value<u32>| -> anyhow::Result<u32> {
-    ///     let mut guard = lock.lock().map_err(|error| anyhow::anyhow!("{error}"))?;
+    ///     let mut guard = lock.lock().or_else(LockError::recover)?;
     ///     while level.get()? < 3 {
-    ///         guard = changed.wait(guard).map_err(|error| anyhow::anyhow!("{error}"))?;
+    ///         guard = changed.wait(guard).or_else(LockError::recover)?;
     ///     }
+    ///     drop(guard);
     ///     Ok(level.get()?)
     /// };
     /// let waiting = Process::spawn(wait, (lock.clone(), changed.clone(), level.clone()))?;
     /// {
-    ///     let _guard = lock.lock()?;
+    ///     let _guard = lock.lock().or_else(LockError::recover)?;
     ///     level.set(&3)?;
     ///     changed.notify_all()?;
     /// }

@@ -1,7 +1,7 @@
 //! Functions that run in the manager on what it keeps: capture-free, named by their place in the executable as the functions of tasks are.
 
 use std::any::{Any, type_name};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,8 +30,17 @@ pub(super) enum Target<'a> {
     New(&'a mut Option<Box<dyn Any + Send>>),
 }
 
+/// The manager in which a function runs.
+#[derive(Clone, Copy)]
+pub(super) struct Keeper<'a> {
+    pub(super) instance: u64,
+    /// Makes these objects live as long as what the function works on. To be called before proxies of them are dropped.
+    pub(super) hold: &'a dyn Fn(&[u64]),
+}
+
 /// Decodes, calls, encodes: the target, the arguments, where the result goes.
-pub(super) type Method = fn(Target<'_>, &[u8], &mut Vec<u8>) -> Result<(), ManagerError>;
+pub(super) type Method =
+    fn(Target<'_>, &[u8], &mut Vec<u8>, Keeper<'_>) -> Result<(), ManagerError>;
 
 /// A type that stands for a method.
 pub(super) trait Body {
@@ -40,10 +49,6 @@ pub(super) trait Body {
 
 thread_local! {
     static FOUND: Cell<Option<Method>> = const { Cell::new(None) };
-    /// The manager whose function runs on this thread.
-    static SERVING: Cell<u64> = const { Cell::new(0) };
-    /// The objects whose proxies are in what a function has left behind.
-    static MET: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What is named is this function, which is of the type that can be named; called in the manager, it says which method is meant.
@@ -65,19 +70,17 @@ pub(super) fn find(name: i64) -> Option<Method> {
     FOUND.take()
 }
 
-/// Runs it; a panic is an error. Gives the objects whose proxies were stored.
+/// Runs it; a panic is an error.
 pub(super) fn run(
     method: Method,
-    serving: u64,
     target: Target<'_>,
     args: &[u8],
     out: &mut Vec<u8>,
-) -> Result<Vec<u64>, ManagerError> {
+    keeper: Keeper<'_>,
+) -> Result<(), ManagerError> {
     panics::keep();
-    SERVING.set(serving);
-    MET.take();
-    match catch_unwind(AssertUnwindSafe(|| method(target, args, out))) {
-        Ok(result) => result.map(|()| MET.take()),
+    match catch_unwind(AssertUnwindSafe(|| method(target, args, out, keeper))) {
+        Ok(result) => result,
         Err(payload) => {
             let panics::Report { message, location, .. } = panics::take(&*payload);
             // its drop is the user's code too
@@ -93,10 +96,12 @@ fn decode<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, ManagerError
 }
 
 /// Encodes what stays.
-fn encode<T: Serialize + 'static>(value: &T) -> Result<Item, ManagerError> {
+fn encode<T: Serialize + 'static>(value: &T, keeper: Keeper<'_>) -> Result<Item, ManagerError> {
     let mut item = Vec::new();
-    let (result, met) = proxy::collecting(SERVING.get(), || Link::encode(value, &mut item));
-    MET.with_borrow_mut(|all| all.extend(met));
+    let (result, met) = proxy::collecting(keeper.instance, || Link::encode(value, &mut item));
+    if !met.is_empty() {
+        (keeper.hold)(&met);
+    }
     result.map(|()| item)
 }
 
@@ -114,11 +119,11 @@ where
     R: Serialize + 'static,
     F: Fn(&mut T, A) -> R + Copy + 'static,
 {
-    const METHOD: Method = |target, args, out| {
+    const METHOD: Method = |target, args, out, keeper| {
         let Target::Item(item) = target else { return Err(wrong()) };
         let mut value: T = decode(item)?;
         let result = instance::<F>()(&mut value, decode(args)?);
-        let changed = encode(&value)?;
+        let changed = encode(&value, keeper)?;
         Link::encode(&result, out)?;
         *item = changed;
         Ok(())
@@ -135,11 +140,11 @@ where
     R: Serialize + 'static,
     F: Fn(&mut Option<T>, A) -> R + Copy + 'static,
 {
-    const METHOD: Method = |target, args, out| {
+    const METHOD: Method = |target, args, out, keeper| {
         let Target::Slot(slot) = target else { return Err(wrong()) };
         let mut value: Option<T> = slot.as_deref().map(decode).transpose()?;
         let result = instance::<F>()(&mut value, decode(args)?);
-        let changed = value.as_ref().map(encode).transpose()?;
+        let changed = value.as_ref().map(|value| encode(value, keeper)).transpose()?;
         Link::encode(&result, out)?;
         *slot = changed;
         Ok(())
@@ -156,11 +161,12 @@ where
     R: Serialize + 'static,
     F: Fn(&mut Vec<T>, A) -> R + Copy + 'static,
 {
-    const METHOD: Method = |target, args, out| {
+    const METHOD: Method = |target, args, out, keeper| {
         let Target::Items(items) = target else { return Err(wrong()) };
         let mut values = items.iter().map(|i| decode(i)).collect::<Result<Vec<T>, _>>()?;
         let result = instance::<F>()(&mut values, decode(args)?);
-        let changed = values.iter().map(encode).collect::<Result<VecDeque<_>, _>>()?;
+        let changed =
+            values.iter().map(|value| encode(value, keeper)).collect::<Result<VecDeque<_>, _>>()?;
         Link::encode(&result, out)?;
         *items = changed;
         Ok(())
@@ -176,7 +182,7 @@ where
     A: DeserializeOwned + 'static,
     F: Fn(A) -> T + Copy + 'static,
 {
-    const METHOD: Method = |target, args, _| {
+    const METHOD: Method = |target, args, _, _| {
         let Target::New(place) = target else { return Err(wrong()) };
         *place = Some(Box::new(instance::<F>()(decode(args)?)));
         Ok(())
@@ -192,7 +198,7 @@ where
     A: DeserializeOwned + 'static,
     F: Fn(A) -> anyhow::Result<T> + Copy + 'static,
 {
-    const METHOD: Method = |target, args, _| {
+    const METHOD: Method = |target, args, _, _| {
         let Target::New(place) = target else { return Err(wrong()) };
         *place = Some(Box::new(instance::<F>()(decode(args)?).map_err(failed)?));
         Ok(())
@@ -209,7 +215,7 @@ where
     R: Serialize + 'static,
     F: Fn(&mut T, A) -> R + Copy + 'static,
 {
-    const METHOD: Method = |target, args, out| {
+    const METHOD: Method = |target, args, out, _| {
         let result = instance::<F>()(state::<T>(target)?, decode(args)?);
         Link::encode(&result, out)
     };
@@ -225,7 +231,7 @@ where
     R: Serialize + 'static,
     F: Fn(&mut T, A) -> anyhow::Result<R> + Copy + 'static,
 {
-    const METHOD: Method = |target, args, out| {
+    const METHOD: Method = |target, args, out, _| {
         let result = instance::<F>()(state::<T>(target)?, decode(args)?).map_err(failed)?;
         Link::encode(&result, out)
     };

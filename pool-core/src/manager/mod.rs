@@ -199,7 +199,9 @@ impl Manager {
         &self,
         items: impl IntoIterator<Item = T>,
     ) -> Result<List<T>, ManagerError> {
-        create(&self.link, |out| list::write_items(&self.link, items, out))
+        // proxies among them must live until the manager holds their objects
+        let items: Vec<T> = items.into_iter().collect();
+        create(&self.link, |out| list::write_items(&self.link, &items, out))
     }
 
     /// An array of these elements.
@@ -210,7 +212,9 @@ impl Manager {
         &self,
         items: impl IntoIterator<Item = T>,
     ) -> Result<Array<T>, ManagerError> {
-        create(&self.link, |out| list::write_items(&self.link, items, out))
+        // proxies among them must live until the manager holds their objects
+        let items: Vec<T> = items.into_iter().collect();
+        create(&self.link, |out| list::write_items(&self.link, &items, out))
     }
 
     /// A map of these keys and values.

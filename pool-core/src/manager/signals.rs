@@ -59,7 +59,7 @@ impl fmt::Debug for Permit<'_> {
 
 fn acquire(proxy: &Proxy, limit: u64) -> Result<Option<Permit<'_>>, ManagerError> {
     let taken = proxy.ask(Op::SemAcquire, &[limit], frame::u8)?;
-    Ok((taken != 0).then_some(Permit(proxy)))
+    Ok((taken != 0).then(|| Permit(proxy)))
 }
 
 macro_rules! semaphore {

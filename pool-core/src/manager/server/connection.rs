@@ -13,7 +13,7 @@ use crate::manager::ManagerError;
 use crate::manager::address::Stream;
 use crate::manager::auth::{Client, ClientId};
 use crate::manager::frame::{self, Body, DONE, Inlet, Op, REFUSED, Request, put_u64};
-use crate::manager::method::{self, Item, Target};
+use crate::manager::method::{self, Item, Keeper, Target};
 use crate::manager::proxy::Kind;
 use crate::primitives::unpoisoned;
 
@@ -239,8 +239,9 @@ impl Connection<'_> {
             return Err(ManagerError::UnknownType { name: name.to_owned(), known });
         };
         let mut value: Option<Box<dyn Any + Send>> = None;
-        let (instance, target) = (self.server.identity.instance, Target::New(&mut value));
-        method::run(found.make, instance, target, body.rest(), &mut Vec::new())?;
+        let keeper = Keeper { instance: self.server.identity.instance, hold: &|_| {} };
+        let target = Target::New(&mut value);
+        method::run(found.make, target, body.rest(), &mut Vec::new(), keeper)?;
         let value = value.ok_or_else(|| ManagerError::Failed("nothing was made".to_owned()))?;
         Ok(Registered { value, methods: Arc::clone(&found.methods) })
     }
@@ -255,60 +256,58 @@ impl Connection<'_> {
         out: &mut Vec<u8>,
     ) -> Result<(), ManagerError> {
         let state = &mut *unpoisoned(object.state.lock());
-        let instance = self.server.identity.instance;
-        let references = if let (Op::Call, State::Registered(registered)) = (op, &mut *state) {
+        let hold = |references: &[u64]| self.server.registry().hold(id, references);
+        let keeper = Keeper { instance: self.server.identity.instance, hold: &hold };
+        if let (Op::Call, State::Registered(registered)) = (op, &mut *state) {
             let name = body.text()?;
             let Some(&method) = registered.methods.get(name) else {
                 let mut known: Vec<_> = registered.methods.keys().cloned().collect();
                 known.sort();
                 return Err(ManagerError::UnknownMethod { name: name.to_owned(), known });
             };
-            method::run(method, instance, Target::State(&mut *registered.value), body.rest(), out)?
-        } else {
-            if !self.same_image {
-                return Err(ManagerError::OtherExecutable);
+            let target = Target::State(&mut *registered.value);
+            return method::run(method, target, body.rest(), out, keeper);
+        }
+        if !self.same_image {
+            return Err(ManagerError::OtherExecutable);
+        }
+        let function = body.u64()?.cast_signed();
+        let method = method::find(function)
+            .ok_or_else(|| ManagerError::Failed("there is no such function".to_owned()))?;
+        match (op, &mut *state) {
+            (Op::Update, State::List(items)) => {
+                let len = items.len();
+                let mut changed = items.clone();
+                let target = Target::Items(&mut changed);
+                method::run(method, target, body.rest(), out, keeper)?;
+                if object.kind == Kind::Array && changed.len() != len {
+                    let text = "the length of an array can't be changed";
+                    return Err(ManagerError::Failed(text.to_owned()));
+                }
+                *items = changed;
             }
-            let function = body.u64()?.cast_signed();
-            let method = method::find(function)
-                .ok_or_else(|| ManagerError::Failed("there is no such function".to_owned()))?;
-            match (op, &mut *state) {
-                (Op::Update, State::List(items)) => {
-                    let len = items.len();
-                    let mut changed = items.clone();
-                    let target = Target::Items(&mut changed);
-                    let met = method::run(method, instance, target, body.rest(), out)?;
-                    if object.kind == Kind::Array && changed.len() != len {
-                        let text = "the length of an array can't be changed";
-                        return Err(ManagerError::Failed(text.to_owned()));
-                    }
-                    *items = changed;
-                    met
-                }
-                (Op::Update, State::Value(item)) => {
-                    method::run(method, instance, Target::Item(item), body.rest(), out)?
-                }
-                (Op::UpdateAt, State::List(items)) => {
-                    let index = body.u64()?;
-                    let len = items.len() as u64;
-                    let item = usize::try_from(index).ok().and_then(|index| items.get_mut(index));
-                    let item = item.ok_or(ManagerError::OutOfRange { index, len })?;
-                    method::run(method, instance, Target::Item(item), body.rest(), out)?
-                }
-                (Op::UpdateKey, State::Dict(dict)) => {
-                    let key = body.bytes()?;
-                    let mut slot = dict.get(key).cloned();
-                    let met =
-                        method::run(method, instance, Target::Slot(&mut slot), body.rest(), out)?;
-                    match slot {
-                        Some(value) => dict.insert(key, value),
-                        None => dict.remove(key),
-                    };
-                    met
-                }
-                _ => return Err(wrong_kind("an object that can be updated", object)),
+            (Op::Update, State::Value(item)) => {
+                method::run(method, Target::Item(item), body.rest(), out, keeper)?;
             }
-        };
-        self.server.registry().hold(id, &references);
+            (Op::UpdateAt, State::List(items)) => {
+                let index = body.u64()?;
+                let len = items.len() as u64;
+                let item = usize::try_from(index).ok().and_then(|index| items.get_mut(index));
+                let item = item.ok_or(ManagerError::OutOfRange { index, len })?;
+                method::run(method, Target::Item(item), body.rest(), out, keeper)?;
+            }
+            (Op::UpdateKey, State::Dict(dict)) => {
+                let key = body.bytes()?;
+                let mut slot = dict.get(key).cloned();
+                let target = Target::Slot(&mut slot);
+                method::run(method, target, body.rest(), out, keeper)?;
+                match slot {
+                    Some(value) => dict.insert(key, value),
+                    None => dict.remove(key),
+                };
+            }
+            _ => return Err(wrong_kind("an object that can be updated", object)),
+        }
         Ok(())
     }
 }
