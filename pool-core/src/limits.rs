@@ -134,3 +134,6 @@ pub(crate) const MANAGER_LINGER: Duration = Duration::from_secs(3600);
 
 /// Connections to a manager that may be in the handshake at the same time; further ones are closed.
 pub(crate) const MANAGER_STRANGERS: usize = 256;
+
+/// Managers to which a process keeps a connection while it has no proxies of theirs.
+pub(crate) const MANAGER_LINKS: usize = 4;

@@ -611,6 +611,35 @@ fn c6_185_garbage_on_the_socket_harms_nobody() {
     assert_eq!(list.snapshot().unwrap(), [1, 2]);
 }
 
+#[test]
+fn c6_193_a_copy_by_fork_uses_connections_of_its_own() {
+    const EACH: u64 = 300;
+    let case = Case::new();
+    let manager = manager(&case);
+    let list: List<u64> = manager.list([]).unwrap();
+    // in a process with one thread, where a fork is harmless
+    let fork = |list: List<u64>| {
+        list.push(&0).unwrap();
+        #[allow(unsafe_code, reason = "the fault is the point")]
+        // SAFETY: this process has one thread; the copy ends by _exit.
+        let copy = unsafe { libc::fork() };
+        let pushed = (0..EACH).all(|i| list.push(&i).is_ok());
+        if copy == 0 {
+            #[allow(unsafe_code, reason = "the fault is the point")]
+            // SAFETY: ends this process.
+            unsafe {
+                libc::_exit(i32::from(!pushed))
+            };
+        }
+        let copy = nix::unistd::Pid::from_raw(copy);
+        let end = nix::sys::wait::waitpid(copy, None).unwrap();
+        pushed && end == nix::sys::wait::WaitStatus::Exited(copy, 0)
+    };
+    let process = case.process().spawn(fork, (list.clone(),)).unwrap();
+    assert_eq!(process.join(), Ok(true));
+    assert_eq!(list.len(), Ok(1 + 2 * usize::try_from(EACH).unwrap()));
+}
+
 fn hold(lock: Lock, gate: String) {
     let _guard = lock.lock().unwrap_or_else(|error| match error {
         LockError::Poisoned(poisoned) => poisoned.recover(),

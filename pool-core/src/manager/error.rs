@@ -33,7 +33,8 @@ pub enum ManagerError {
         /// What was noticed.
         reason: String,
     },
-    /// The manager is there, but does not answer: it is stopped, or its machine is.
+    /// The manager is there, but does not answer: it is stopped, or its machine is. When it goes on it may take this process for dead, as the connection was
+    /// given up: locks and objects that only this process has may then be gone.
     #[error("the manager at {address} does not answer (waited for {waited:?})")]
     Unresponsive {
         /// Its address.

@@ -1,6 +1,6 @@
 //! The client's side of one manager: connections that all threads of the process share, each used by one operation at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
@@ -12,15 +12,20 @@ use super::auth::{self, Client, ClientId, Identity, Key, Refusal};
 use super::frame::{self, Body, Inlet, Op};
 use super::{ManagerError, proxy};
 use crate::codec;
-use crate::limits::{MANAGER_FRAME_BYTES, MANAGER_PATIENCE};
+use crate::limits::{MANAGER_FRAME_BYTES, MANAGER_LINKS, MANAGER_PATIENCE};
 use crate::primitives::unpoisoned;
 use crate::sys::process::image_id;
 
-/// All links of this process, so that each manager is connected to once. Global because proxies come into being wherever a value is decoded.
+/// The links of this process. Global because proxies come into being wherever a value is decoded.
 static LINKS: Mutex<Option<Links>> = Mutex::new(None);
 
-/// By address and instance.
-type Links = HashMap<(Address, u64), Weak<Link>>;
+#[derive(Default)]
+struct Links {
+    /// All of them, by address and instance, so that each manager is connected to once.
+    all: HashMap<(Address, u64), Weak<Link>>,
+    /// Those that are kept also when no proxy is left: the next task of a worker is likely to have one again.
+    recent: VecDeque<Arc<Link>>,
+}
 
 /// Who this process is to managers, with its number: a copy made by `fork` is somebody else.
 static ME: Mutex<Option<(u32, ClientId)>> = Mutex::new(None);
@@ -79,15 +84,28 @@ impl Link {
     /// To a manager that was known by somebody. Does not connect yet.
     pub(super) fn of(address: Address, key: Key, instance: u64) -> Arc<Link> {
         let mut links = unpoisoned(LINKS.lock());
-        let links = links.get_or_insert_default();
+        let Links { all, recent } = links.get_or_insert_default();
         let name = (address.clone(), instance);
-        if let Some(link) = links.get(&name).and_then(Weak::upgrade).filter(|l| l.key == key) {
+        if let Some(link) = all.get(&name).and_then(Weak::upgrade).filter(|l| l.key == key) {
             return link;
         }
-        links.retain(|_, link| link.strong_count() > 0);
+        all.retain(|_, link| link.strong_count() > 0);
         let link = Arc::new(Link { address, key, instance, idle: Mutex::default() });
-        links.insert(name, Arc::downgrade(&link));
+        all.insert(name, Arc::downgrade(&link));
+        recent.push_back(Arc::clone(&link));
+        if recent.len() > MANAGER_LINKS {
+            recent.pop_front();
+        }
         link
+    }
+
+    /// The manager is gone: nothing of it is kept.
+    pub(super) fn forget(&self) {
+        let mut links = unpoisoned(LINKS.lock());
+        let recent = &mut links.get_or_insert_default().recent;
+        recent.retain(|link| link.instance != self.instance);
+        drop(links);
+        unpoisoned(self.idle.lock()).connections.clear();
     }
 
     fn take(&self) -> Result<Connection, ManagerError> {
@@ -152,6 +170,9 @@ impl Link {
             Err(error) => {
                 // it is in the middle of something
                 used.connection = None;
+                if matches!(error, ManagerError::Died { .. }) {
+                    self.forget();
+                }
                 return Err(error);
             }
         };

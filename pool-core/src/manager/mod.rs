@@ -171,10 +171,12 @@ impl Manager {
                     let _ = process.kill();
                     process.wait_timeout(KILL_WAIT);
                 }
+                self.link.forget();
             }
             Keeper::Threads(server) => {
                 server.stop();
                 server.wait();
+                self.link.forget();
             }
             Keeper::Other => {}
         }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::object::{
@@ -48,7 +49,8 @@ pub(super) fn serve(server: &Arc<Server>, stream: Stream, client: Client) {
     server.registry().join(client);
     if stream.set_timeouts(None).is_ok() {
         let connection = Connection { server, stream: &stream, client, same_image, granted: None };
-        connection.run();
+        // whatever happens there, the client is to be taken leave of
+        let _ = catch_unwind(AssertUnwindSafe(|| connection.run()));
     }
     // closed before others are told, so that who sees the consequences sees this, too
     stream.shut_down();

@@ -295,7 +295,10 @@ impl Connection<'_> {
             // a permit out of nothing
             _ => {
                 let held: u64 = semaphore.held.values().sum();
-                if semaphore.bound.is_some_and(|bound| semaphore.available + held >= bound) {
+                if semaphore
+                    .bound
+                    .is_some_and(|bound| semaphore.available.saturating_add(held) >= bound)
+                {
                     return Ok(Err(ManagerError::OverRelease));
                 }
                 semaphore.available += 1;
