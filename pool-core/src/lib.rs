@@ -106,6 +106,28 @@
 //! # }
 //! ```
 //!
+//! # Shared objects
+//!
+//! A [`Manager`] keeps lists, maps, queues, locks and types of your own in a server process. Their proxies are plain values, to be passed to tasks.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! # let pool = pool_core::Pool::new(2)?;
+//! use pool_core::{Manager, manager::Dict};
+//!
+//! let manager = Manager::new()?;
+//! let lengths: Dict<String, usize> = manager.dict([])?;
+//! let measure = |lengths: Dict<String, usize>, word: String| -> anyhow::Result<()> {
+//!     lengths.insert(&word, &word.len())?;
+//!     Ok(())
+//! };
+//! pool.starmap(measure, ["a", "bcd"].map(|word| (lengths.clone(), word.to_owned())))?;
+//! assert_eq!(lengths.get("bcd")?, Some(3));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Stopping
 //!
 //! [`close`](Pool::close) and [`join`](Pool::join) let everything finish; [`terminate`](Pool::terminate) stops now; dropping the pool terminates it. If
