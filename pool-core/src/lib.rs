@@ -169,6 +169,26 @@
 //!
 //! A process that is killed at any instruction blocks nobody: the next one gets its lock, [and is told](Poisoned), within some milliseconds.
 //!
+//! What is more than plain data lives in a [`Manager`]: lists, maps, queues, locks and types of your own in a server process. Their proxies are plain values, which may go anywhere.
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # pool_core::init();
+//! # let pool = pool_core::Pool::new(2)?;
+//! use pool_core::{Manager, manager::Dict};
+//!
+//! let manager = Manager::new()?;
+//! let lengths: Dict<String, usize> = manager.dict([])?;
+//! let measure = |lengths: Dict<String, usize>, word: String| -> anyhow::Result<()> {
+//!     lengths.insert(&word, &word.len())?;
+//!     Ok(())
+//! };
+//! pool.starmap(measure, ["a", "bcd"].map(|word| (lengths.clone(), word.to_owned())))?;
+//! assert_eq!(lengths.get("bcd")?, Some(3));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Stopping
 //!
 //! [`close`](Pool::close) and [`join`](Pool::join) let everything finish; [`terminate`](Pool::terminate) stops now; dropping the pool terminates it. If
@@ -190,6 +210,7 @@ mod events;
 mod handle;
 mod ids;
 mod limits;
+pub mod manager;
 mod output;
 mod pool;
 mod primitives;
@@ -219,6 +240,7 @@ pub use handle::{
     as_completed, first_error, wait, wait_all, wait_any, wait_any_timeout,
 };
 pub use ids::{TaskId, WorkerIndex};
+pub use manager::Manager;
 pub use output::{Output, TaskOutput};
 pub use pool::{
     Call, Callback, Imap, ImapUnordered, OnSuccess, Pool, PoolBuilder, Stats, WorkerInfo,

@@ -134,3 +134,24 @@ pub(crate) const PAUSES: usize = 16;
 /// A worker that has a task with a time limit, and for this long (or the limit, if that is longer) neither starts it nor gets on with its reply, is
 /// stopped or worse, and is killed.
 pub(crate) const STILL_NS: u64 = 5_000_000_000;
+
+/// A manager that has been silent for this long while an answer is due is asked on a new connection whether it lives, and has as long again to answer.
+pub(crate) const MANAGER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest frame between a manager and its clients; the length of a frame has 32 bits.
+pub(crate) const MANAGER_FRAME_BYTES: usize = 1 << 30;
+
+/// What one connection of a manager keeps for reading and writing; what a larger frame needs is given back.
+pub(crate) const MANAGER_BUFFER_BYTES: usize = 16 << 10;
+
+/// A manager looks this often whether the client for which it waits is still there.
+pub(crate) const MANAGER_SLICE: Duration = Duration::from_millis(100);
+
+/// How long an object of a manager is kept, unless told otherwise, when its proxies were passed on and none is known any more: somebody may still have the bytes of one.
+pub(crate) const MANAGER_LINGER: Duration = Duration::from_secs(3600);
+
+/// Connections to a manager that may be in the handshake at the same time; further ones are closed.
+pub(crate) const MANAGER_STRANGERS: usize = 256;
+
+/// Managers to which a process keeps a connection while it has no proxies of theirs.
+pub(crate) const MANAGER_LINKS: usize = 4;

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, send, sendmsg, setsockopt,
-    socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, sendmsg,
+    setsockopt, socket, socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -19,6 +19,22 @@ pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub(crate) fn limit_sends(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
     let limit = TimeVal::microseconds(i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
     Ok(setsockopt(&fd, sockopt::SendTimeout, &limit)?)
+}
+
+/// Connects to a Unix socket of this name in the abstract namespace. Never blocks: if nobody accepts and the queue is full, that is `WouldBlock`. The
+/// stream itself is non-blocking still.
+pub(crate) fn connect_abstract(name: &str) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(stream.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+    Ok(stream)
+}
+
+/// Makes the kernel notice within some minutes that the machine at the other end is gone, also if nothing is sent.
+pub(crate) fn keep_alive(fd: BorrowedFd<'_>) -> io::Result<()> {
+    setsockopt(&fd, sockopt::KeepAlive, &true)?;
+    setsockopt(&fd, sockopt::TcpKeepIdle, &30)?;
+    Ok(setsockopt(&fd, sockopt::TcpKeepInterval, &10)?)
 }
 
 /// Sends one message with descriptors.
