@@ -30,7 +30,7 @@ pub enum PoolEvent {
         /// The task.
         task: TaskInfo,
     },
-    /// The task's handle has been told. Exactly once for each that was submitted.
+    /// The task has ended, and its handle is told next: after the callbacks of the call, if it has any. Exactly once for each that was submitted.
     TaskFinished {
         /// The task.
         task: TaskInfo,

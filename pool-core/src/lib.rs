@@ -155,7 +155,7 @@
 //!
 //! let counter = Value::new(0_u64)?;
 //! let count = |counter: Value<u64>| {
-//!     *counter.lock().unwrap_or_else(Poisoned::into_inner) += 1;
+//!     *counter.lock().unwrap_or_else(Poisoned::recover) += 1;
 //! };
 //! pool.map(count, vec![counter.clone(); 100])?;
 //! assert_eq!(counter.get(), 100);

@@ -30,6 +30,8 @@ struct State {
     errands: VecDeque<Errand>,
     thread: Option<ThreadId>,
     is_running_one: bool,
+    /// How many are on their way here.
+    expected: usize,
     closed: bool,
 }
 
@@ -38,25 +40,36 @@ impl Courier {
         Courier { name, queue: Arc::default() }
     }
 
+    /// An errand is on its way: [`wait`](Self::wait) waits for it too.
+    pub(super) fn expect(&self) {
+        lock(&self.queue.state).expected += 1;
+    }
+
+    /// Has an errand that was expected run soon.
+    pub(super) fn send_expected(&self, errand: impl FnOnce() + Send + 'static) {
+        let mut state = lock(&self.queue.state);
+        state.expected -= 1;
+        self.put(&mut state, Box::new(errand));
+    }
+
     /// Has `errand` run soon. Never blocks.
     pub(crate) fn send(&self, errand: impl FnOnce() + Send + 'static) {
-        let mut state = lock(&self.queue.state);
-        state.errands.push_back(Box::new(errand));
-        if state.thread.is_some() {
-            self.queue.changed.notify_all();
-            return;
-        }
-        let queue = Arc::clone(&self.queue);
-        let thread =
-            std::thread::Builder::new().name(self.name.clone()).spawn(move || queue.serve());
-        match thread {
-            Ok(thread) => state.thread = Some(thread.thread().id()),
-            Err(_) => {
-                // no thread to be had: late is worse than here
-                let errands = std::mem::take(&mut state.errands);
-                drop(state);
-                errands.into_iter().for_each(run);
-            }
+        self.put(&mut lock(&self.queue.state), Box::new(errand));
+    }
+
+    fn put(&self, state: &mut State, errand: Errand) {
+        state.errands.push_back(errand);
+        self.start_thread(state);
+        self.queue.changed.notify_all();
+    }
+
+    /// If there is no thread to be had, errands wait until the next one comes, or somebody waits for them.
+    fn start_thread(&self, state: &mut State) {
+        if state.thread.is_none() && !state.errands.is_empty() {
+            let queue = Arc::clone(&self.queue);
+            let thread = std::thread::Builder::new().name(self.name.clone());
+            let started = thread.spawn(move || queue.serve());
+            state.thread = started.ok().map(|thread| thread.thread().id());
         }
     }
 
@@ -68,7 +81,17 @@ impl Courier {
     /// Waits until all errands have been run.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut state = lock(&self.queue.state);
-        while state.is_running_one || !state.errands.is_empty() {
+        while state.expected > 0 || state.is_running_one || !state.errands.is_empty() {
+            self.start_thread(&mut state);
+            if state.thread.is_none()
+                && let Some(errand) = state.errands.pop_front()
+            {
+                // still no thread: then it is done by the one who waits
+                drop(state);
+                run(errand);
+                state = lock(&self.queue.state);
+                continue;
+            }
             state = match deadline {
                 None => unpoisoned(self.queue.changed.wait(state)),
                 Some(deadline) => {

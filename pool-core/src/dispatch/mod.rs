@@ -136,7 +136,7 @@ impl Shared {
         let mut core = self.lock();
         loop {
             if let Some(reason) = core.sched.broken() {
-                let reason = reason.clone();
+                let reason = self.with_hint(reason.clone());
                 drop(core);
                 self.stop(Duration::ZERO);
                 self.reap_threads();
@@ -149,6 +149,17 @@ impl Shared {
             // without one ready worker, the scheduler's own limits decide when to give up
             let pause = if late { Duration::from_secs(1) } else { deadline - Instant::now() };
             core = unpoisoned(self.phase.wait_timeout(core, pause)).0;
+        }
+    }
+
+    /// A setting that may be why workers don't start.
+    fn with_hint(&self, reason: PoolError) -> PoolError {
+        let limit = self.settings.recipe().and_then(|recipe| recipe.memory_limit);
+        match (reason, limit) {
+            (PoolError::StartFailed(text), Some(limit)) => PoolError::StartFailed(format!(
+                "{text}; memory_limit is {limit} bytes of address space: is that enough?"
+            )),
+            (reason, _) => reason,
         }
     }
 

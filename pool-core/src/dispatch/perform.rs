@@ -68,6 +68,9 @@ impl Core {
             Action::Terminate { worker } => self.signal(worker, GroupSignal::Terminate),
             Action::Kill { worker } => self.kill(worker, now, effects),
             Action::Retried { task } => {
+                if let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref) {
+                    body.slot.forget_output();
+                }
                 if let Some(task) = self.task_info(task) {
                     self.tell(|| PoolEvent::TaskRetried { task });
                 }
@@ -220,7 +223,8 @@ impl Core {
         self.limited -= usize::from(body.limits.any());
         let elapsed = (verdict == Verdict::Replied).then_some(self.reply_ns);
         if let Some(run_ns) = elapsed {
-            self.timings.observe(now.saturating_sub(body.submitted_ns), run_ns);
+            let submitted = Some(body.submitted_ns).filter(|&at| at != 0);
+            self.timings.observe(submitted.map(|at| now.saturating_sub(at)), run_ns);
         }
         let outcome: Outcome = match verdict {
             Verdict::Replied => self.reply.take().unwrap_or(Err(TaskError::Terminated)),

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::core::{Core, Effects};
+use super::time_limits::LOOK_NS;
 use crate::backend::Link;
 use crate::backend::process::exit::{LAST_ROUNDS, judge};
 use crate::backend::process::link::{Reading, Stage};
@@ -155,6 +156,10 @@ impl Core {
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
         // not taken: the task was settled before
         self.reply = None;
+        if self.limited > 0 {
+            // the next one of this worker may have a limit
+            self.next_limit_check = self.next_limit_check.min(now.saturating_add(LOOK_NS));
+        }
         true
     }
 

@@ -8,7 +8,7 @@ use super::core::{Core, Effects, SpawnRequest, put};
 use super::service::{exit_token, reply_token};
 use super::{Shared, Workers};
 use crate::backend::Link;
-use crate::backend::process::fork_server::{ForkServer, NoServer};
+use crate::backend::process::fork_server::{ForkServer, NoServer, NotForked};
 use crate::backend::process::link::{ProcessLink, Started};
 use crate::backend::process::spawner::{Recipe, StartMethod};
 use crate::events::PoolEvent;
@@ -86,8 +86,9 @@ fn fork(
     let forked = forks.as_ref().map(|server| server.fork(recipe, seat));
     match forked {
         Some(Ok(started)) => Ok(started),
-        Some(Err(error)) => {
-            // the next one gets a new server
+        Some(Err(NotForked::ThisTime(error))) => Err(error.to_string()),
+        Some(Err(NotForked::Useless(error))) => {
+            // with it end its workers, whose ends it could not tell any more
             *forks = None;
             Err(error.to_string())
         }

@@ -7,7 +7,7 @@ use crate::sched::Event;
 use crate::transport::status::Progress;
 
 /// How soon to look again for the start of a task with a time limit.
-const LOOK_NS: u64 = 1_000_000;
+pub(super) const LOOK_NS: u64 = 1_000_000;
 
 /// The limits of one task, from its start.
 #[derive(Clone, Copy, Debug, Default)]

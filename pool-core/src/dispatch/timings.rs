@@ -42,11 +42,13 @@ impl Timings {
         Timings { run: histogram(), wait: histogram(), busy_ns: 0 }
     }
 
-    /// A task was answered that had been submitted `total_ns` ago and has run for `run_ns`, by its worker's account.
-    pub(super) fn observe(&mut self, total_ns: u64, run_ns: u64) {
-        let run_ns = run_ns.min(total_ns);
+    /// A task was answered that had been submitted `total_ns` ago, as far as that is known, and has run for `run_ns`, by its worker's account.
+    pub(super) fn observe(&mut self, total_ns: Option<u64>, run_ns: u64) {
+        let run_ns = run_ns.min(total_ns.unwrap_or(LONGEST_NS));
         self.run.saturating_record(run_ns.max(1));
-        self.wait.saturating_record((total_ns - run_ns).max(1));
+        if let Some(total_ns) = total_ns {
+            self.wait.saturating_record((total_ns - run_ns).max(1));
+        }
         self.busy_ns = self.busy_ns.saturating_add(run_ns);
     }
 
@@ -82,7 +84,7 @@ mod tests {
     fn quantiles_are_those_of_what_was_observed() {
         let mut timings = Timings::new();
         assert_eq!(timings.run(), Times::default());
-        (1..=100).for_each(|ms| timings.observe(ms * 2_000_000, ms * 1_000_000));
+        (1..=100).for_each(|ms| timings.observe(Some(ms * 2_000_000), ms * 1_000_000));
         let (run, wait) = (timings.run(), timings.wait());
         assert_eq!((run.count, wait.count), (100, 100));
         let near = |time: Duration, ms: u64| time.as_millis().abs_diff(u128::from(ms)) <= 1;
@@ -94,8 +96,8 @@ mod tests {
     #[test]
     fn a_worker_that_lies_about_the_time_breaks_nothing() {
         let mut timings = Timings::new();
-        timings.observe(10, u64::MAX);
-        timings.observe(u64::MAX, u64::MAX);
+        timings.observe(Some(10), u64::MAX);
+        timings.observe(None, u64::MAX);
         assert_eq!(timings.run().count, 2);
     }
 }

@@ -100,15 +100,18 @@ impl<R> MapResult<R> {
     /// Waits until an item has failed, and cancels the others then; or until all are there.
     fn wait_for_failure(&mut self, deadline: Option<Instant>) {
         let queue = CompletionQueue::new();
-        for (index, part) in self.parts.iter().enumerate() {
-            queue.watch(index as u64, part.handle.task());
-        }
+        let watch = |(index, part): (u64, &Part<R>)| queue.watch(index, part.handle.task());
+        let wakers: Vec<Waker> = (0..).zip(&self.parts).map(watch).collect();
         for _ in 0..self.parts.len() {
-            let Some(index) = queue.pop(deadline) else { return };
+            let Some(index) = queue.pop(deadline) else { break };
             if self.parts[index as usize].arrived().first_error().is_some() {
                 self.cancel();
-                return;
+                break;
             }
+        }
+        // called again and again with a time limit, this must leave nothing behind
+        for (waker, part) in wakers.iter().zip(&self.parts) {
+            part.handle.task().slot().forget(waker);
         }
     }
 

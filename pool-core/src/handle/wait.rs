@@ -65,7 +65,9 @@ pub fn wait_all<R>(handles: &[AsyncResult<R>]) {
 /// ```
 #[must_use]
 pub fn first_error<R>(handles: &[AsyncResult<R>]) -> Option<usize> {
-    let failed = |handle: &AsyncResult<R>| handle.ready() && !handle.successful();
+    // one whose value was taken has not failed
+    let failed =
+        |handle: &AsyncResult<R>| handle.task().slot().with(Result::is_err).unwrap_or(false);
     if let Some(index) = handles.iter().position(failed) {
         return Some(index);
     }

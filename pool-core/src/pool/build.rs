@@ -154,6 +154,14 @@ impl<P: From<Pool>> PoolBuilder<P> {
         if times.contains(&Some(Duration::ZERO)) {
             return Err(config("a time limit of zero leaves no time: leave it out for none"));
         }
+        if self.idle_timeout.is_some() && self.min_size.is_none() {
+            return Err(config("idle_timeout needs a min_size: without one, all workers stay"));
+        }
+        if self.memory_limit.is_some_and(|bytes| bytes < LEAST_MEMORY) {
+            return Err(PoolError::Config(format!(
+                "memory_limit is in bytes, and no worker can start with less than {LEAST_MEMORY}"
+            )));
+        }
         if self.niceness.is_some_and(|niceness| !(-20..=19).contains(&niceness)) {
             return Err(config("niceness must be between -20 and 19"));
         }
@@ -243,6 +251,9 @@ fn check_role() -> Result<Role, PoolError> {
     }
     Ok(role)
 }
+
+/// Less address space than any program has that links the standard library.
+const LEAST_MEMORY: u64 = 4 << 20;
 
 /// More than any machine can use; a larger number is a slip.
 const MAX_WORKERS: u32 = 16_384;

@@ -133,7 +133,8 @@ impl<P> PoolBuilder<P> {
 
     /// Workers are threads of this process, and there are so many. Everything is the same then, but for what threads can't do: they can't be killed, so
     /// [`task_timeout`](Self::task_timeout) and whatever makes processes different from this one is refused by [`build`](Self::build), a running task can't be
-    /// cancelled, and a task that aborts or overflows its stack takes the program along. Arguments and results are moved, not encoded.
+    /// cancelled, and a task that aborts or overflows its stack takes the program along. Arguments and results are moved, not encoded; they are serde types all the same, and tasks may not capture
+    /// ([`Thread`](crate::Thread) may). A task must not wait for other tasks of its own pool: when all threads wait, nothing goes on. Of `processes` and `threads` the last one counts.
     ///
     /// ```
     /// # fn main() -> anyhow::Result<()> {

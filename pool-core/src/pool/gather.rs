@@ -1,6 +1,7 @@
 //! Brings the chunks of a map together on the callback thread, so that callbacks get the whole result, once.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
@@ -67,7 +68,12 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
             state.expected - 1
         };
         Box::new(move |outcome| {
-            let decoded = outcome.and_then(|value| chunk::decode::<R>(value, limit));
+            // the user's decoding may panic, and the others wait for this chunk
+            let decode = || outcome.and_then(|value| chunk::decode::<R>(value, limit));
+            let decoded = catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|payload| {
+                std::mem::forget(payload);
+                Err(TaskError::Decode("decoding the results of a chunk panicked".to_owned()))
+            });
             let chunk = chunk_outcome(decoded, items);
             let mut guard = lock(&state);
             guard.failed |= guard.fail_fast && chunk.first_error().is_some();

@@ -199,7 +199,8 @@ impl<'pool, R, I: Iterator> Imap<'pool, R, I> {
 }
 
 impl<R, I: Iterator> Imap<'_, R, I> {
-    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended.
+    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended. The limit is that of waiting for a result:
+    /// reading the input, and waiting for room if others have filled the pool, take their own time.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
         self.next_until(Some(deadline(timeout))).unwrap_or(Some(Err(TaskError::NotReady(timeout))))
     }
@@ -263,7 +264,8 @@ impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
 }
 
 impl<R, I: Iterator> ImapUnordered<'_, R, I> {
-    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended.
+    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended. The limit is that of waiting for a result:
+    /// reading the input, and waiting for room if others have filled the pool, take their own time.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
         self.next_until(Some(deadline(timeout))).unwrap_or(Some(Err(TaskError::NotReady(timeout))))
     }

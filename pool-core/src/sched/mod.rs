@@ -343,6 +343,11 @@ impl Scheduler {
         self.config.workers
     }
 
+    /// Whether a task would be given to a worker at once.
+    pub(crate) fn any_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
     /// Whether any worker is ready now.
     pub(crate) fn any_ready(&self) -> bool {
         self.workers.iter().any(|(_, worker)| worker.phase == WorkerPhase::Ready)

@@ -80,6 +80,11 @@ impl Scheduler {
         [old, idle].into_iter().flatten().min()
     }
 
+    /// Whether a submission may start a worker.
+    pub(crate) fn is_elastic(&self) -> bool {
+        self.config.min_workers.is_some()
+    }
+
     pub(super) fn wants_workers(&self) -> bool {
         let room = self.occupied < self.config.workers as usize;
         room && match self.phase {
@@ -137,6 +142,11 @@ impl Scheduler {
 
     pub(super) fn on_start_failed(&mut self, key: WorkerKey, error: &str, now: u64) {
         let Some(worker) = self.workers.try_remove(key.index()) else { return };
+        if worker.dismissed {
+            // it was not wanted any more before it was there
+            self.vacate(worker.seat as usize, key);
+            return;
+        }
         if self.start_failures == 0 {
             self.failing_since = now;
         }

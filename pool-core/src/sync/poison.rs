@@ -90,7 +90,7 @@ impl<G> fmt::Debug for Poisoned<G> {
 
 impl<G> fmt::Display for Poisoned<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the last holder of the lock died or panicked while holding it")
+        f.write_str("the last holder of the lock died or panicked while holding it: take it with recover(), which clears this, or as it is with into_inner()")
     }
 }
 

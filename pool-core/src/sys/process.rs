@@ -12,6 +12,11 @@ pub(crate) fn arm_parent_death() -> io::Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
 }
 
+/// Undoes [`arm_parent_death`].
+pub(crate) fn disarm_parent_death() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_pdeathsig(None)?)
+}
+
 /// Makes the process that `command` will start get SIGKILL when the thread that starts it ends, however it ends.
 ///
 /// For tasks that start commands: a worker that is killed takes them along, also when nobody is left who could signal its process group. What the

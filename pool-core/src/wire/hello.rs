@@ -17,6 +17,8 @@ pub(crate) struct ForkServerBoot {
     pub(crate) version: u32,
     pub(crate) depth: u32,
     pub(crate) name: String,
+    /// Its parent's process id.
+    pub(crate) parent: u32,
 }
 
 /// First bytes on the reply socket, parent → worker, together with the descriptors of the task channel and the shared block

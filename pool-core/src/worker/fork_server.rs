@@ -5,7 +5,7 @@
 //! has ended, it kills all of them before it ends.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::sys::fork::{self, ChildSignals, Side};
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::wait_any_readable;
 use crate::sys::signal::{GroupSignal, send_to_child};
-use crate::sys::{process, socket};
+use crate::sys::{capture, process, socket};
 use crate::task::callee::Callee;
 use crate::task::entry::Output;
 use crate::task::job::caught;
@@ -71,6 +71,11 @@ pub(super) fn serve(
         return Err(super::sys_error("descriptors are missing"));
     };
     process::set_name(&boot.name);
+    // until the first worker is there, nothing is left behind that it would have to outlive its parent for
+    process::arm_parent_death()?;
+    if process::parent() != boot.parent && process::parent() != 0 {
+        super::leave(0);
+    }
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
     fork::become_subreaper()?;
@@ -173,11 +178,13 @@ impl ForkServer {
     /// Calls the preload function. Only threads can't be copied, so it must have left none.
     fn preload(&self, callee: Callee, input: &[u8]) -> Result<(), String> {
         let mut output = Output { bytes: &mut Vec::new(), limit: u64::MAX };
-        caught(|| callee.entry()(input, &mut output)).map_err(|fault| {
-            match fault.into_error(0) {
-                TaskError::Failed(text) => text,
-                other => other.to_string(),
-            }
+        let called = caught(|| callee.entry()(input, &mut output));
+        // what it has printed is printed once, not by each worker
+        let _ = io::stdout().flush();
+        capture::flush_c_streams();
+        called.map_err(|fault| match fault.into_error(0) {
+            TaskError::Failed(text) => text,
+            other => other.to_string(),
         })?;
         match fork::threads() {
             Some(threads) if threads > self.threads => Err(format!(
@@ -194,6 +201,7 @@ impl ForkServer {
             return Err(super::sys_error("a worker's socket is missing"));
         };
         let server = std::process::id();
+        process::disarm_parent_death()?;
         match fork::fork() {
             Ok(Side::Parent(pid)) => {
                 // both sides do it, so that it is done whoever comes first

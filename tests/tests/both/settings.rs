@@ -27,6 +27,7 @@ fn c1_17_senseless_settings_are_refused(backend: Backend) {
     assert_refused(one().min_size(2), "min_size");
     assert_refused(one().crash_limit(0), "crash_limit");
     assert_refused(one().idle_timeout(Duration::ZERO), "zero");
+    assert_refused(one().idle_timeout(Duration::from_secs(1)), "min_size");
     assert_refused(one().max_age(Duration::ZERO), "zero");
     assert_refused(one().start_timeout(Duration::ZERO), "zero");
     assert_refused(one().name("n".repeat(201)), "name");

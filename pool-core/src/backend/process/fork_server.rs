@@ -1,6 +1,6 @@
 //! The pool's end of its [fork server](crate::worker).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -43,6 +43,15 @@ pub(crate) enum NoServer {
     /// It would be no use to try again.
     Refused(PoolError),
     Failed(String),
+}
+
+/// Why there is no worker.
+#[derive(Debug)]
+pub(crate) enum NotForked {
+    /// The next attempt may do better, and the server's other workers are well.
+    ThisTime(io::Error),
+    /// The server does not answer, or says nonsense: another one is needed.
+    Useless(io::Error),
 }
 
 impl From<io::Error> for NoServer {
@@ -113,21 +122,31 @@ impl ForkServer {
     }
 
     /// Has a worker made.
-    pub(crate) fn fork(&self, recipe: &Recipe, seat: u32) -> io::Result<Started> {
-        let (ours, theirs) = recipe.connect(seat, true)?;
+    pub(crate) fn fork(&self, recipe: &Recipe, seat: u32) -> Result<Started, NotForked> {
+        let (ours, theirs) = recipe.connect(seat, true).map_err(NotForked::ThisTime)?;
         let Theirs { stdin, stdout, stderr } = theirs;
         let order = Order::Fork { has_stdout: stdout.is_some(), has_stderr: stderr.is_some() };
         let mut fds = vec![stdin.as_raw_fd()];
         fds.extend(stdout.as_ref().map(AsRawFd::as_raw_fd));
         fds.extend(stderr.as_ref().map(AsRawFd::as_raw_fd));
-        self.send(&order, &fds)?;
-        let pid = match self.receive(ANSWER)? {
+        self.send(&order, &fds).map_err(NotForked::Useless)?;
+        let pid = match self.receive(ANSWER).map_err(NotForked::Useless)? {
             Answer::Forked { pid } => pid,
-            Answer::Refused(text) => return Err(io::Error::other(text)),
-            other => return Err(io::Error::other(format!("the fork server answered {other:?}"))),
+            Answer::Refused(text) => return Err(NotForked::ThisTime(io::Error::other(text))),
+            other => {
+                let text = format!("the fork server answered {other:?}");
+                return Err(NotForked::Useless(io::Error::other(text)));
+            }
         };
         // not reaped before this program has taken its status, so the number is its own
-        Ok(ours.started(seat, pid, PidFd::open(pid)?, Some(Arc::clone(&self.ends))))
+        match PidFd::open(pid) {
+            Ok(pidfd) => Ok(ours.started(seat, pid, pidfd, Some(Arc::clone(&self.ends)))),
+            Err(error) => {
+                // it ends when its socket is closed here; nobody asks how
+                self.ends.release(pid);
+                Err(NotForked::ThisTime(error))
+            }
+        }
     }
 
     fn send(&self, order: &Order, fds: &[i32]) -> io::Result<()> {
@@ -181,6 +200,7 @@ struct Ends {
     told: HashMap<u32, ExitCause>,
     /// How often one was asked for that was not told.
     missed: HashMap<u32, u32>,
+    unwanted: HashSet<u32>,
     closed: bool,
 }
 
@@ -206,13 +226,30 @@ impl WorkerEnds {
         (closed || *missed > PATIENCE).then_some(ExitCause::Unknown)
     }
 
+    /// Nobody is going to ask for this worker's end: it need not stay a zombie.
+    fn release(&self, pid: u32) {
+        lock(&self.state).unwanted.insert(pid);
+    }
+
+    /// Whether the fork server is gone: its workers' numbers may be others' then.
+    pub(crate) fn is_closed(&self) -> bool {
+        let mut state = lock(&self.state);
+        self.read(&mut state);
+        state.closed
+    }
+
     fn read(&self, state: &mut Ends) {
         let mut bytes = Vec::with_capacity(END_BYTES);
         while !state.closed {
             bytes.clear();
             match socket::receive_into(self.socket.as_fd(), &mut bytes, END_BYTES) {
                 Ok(0) => state.closed = true,
-                Ok(_) => state.told.extend(decode_end(&bytes)),
+                Ok(_) => match decode_end(&bytes) {
+                    Some((pid, _)) if state.unwanted.remove(&pid) => {
+                        let _ = socket::send_now(self.socket.as_fd(), &pid.to_le_bytes());
+                    }
+                    told => state.told.extend(told),
+                },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => state.closed = true,
             }

@@ -299,6 +299,11 @@ impl ProcessLink {
         if self.cause.is_some() {
             return;
         }
+        if self.ends.as_ref().is_some_and(|ends| ends.is_closed()) {
+            // its fork server is gone, and did not keep its number for it: only the descriptor is sure to mean it
+            let _ = self.pidfd.kill();
+            return;
+        }
         // an empty group, or one that the worker has left, can't be signalled, and need not be
         let _ = send_to_group(self.pid, signal);
         if signal == GroupSignal::Kill {

@@ -122,7 +122,12 @@ impl Recipe {
     pub(crate) fn start_fork_server(&self, fds: [RawFd; 2]) -> io::Result<(PidFd, OwnedFd)> {
         let (stream, theirs) = socket::stream_pair()?;
         let name = format!("{}-forks", self.pool);
-        let boot = ForkServerBoot { version: PROTOCOL_VERSION, depth: self.role.depth + 1, name };
+        let boot = ForkServerBoot {
+            version: PROTOCOL_VERSION,
+            depth: self.role.depth + 1,
+            name,
+            parent: std::process::id(),
+        };
         send_first(&stream, &Summoned::ForkServer(boot), &fds)?;
         let ours = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().ok();
         let stdout = if self.hides_stdout() { None } else { ours(io::stdout().as_fd()) };

@@ -17,10 +17,14 @@ use crate::sys::poll::{Doorbell, Watch};
 /// A line without an end is written in parts of this size.
 const LONGEST_LINE: usize = 64 << 10;
 
+/// How often a pipe is read after the last worker is gone: as much as it can hold.
+const LAST_READS: usize = 128;
+
 /// The pool's end of the thread. The thread ends when this is dropped, or told to, and nothing is left in the pipes.
 #[derive(Debug)]
 pub(crate) struct Tagger {
-    pipes: Sender<(String, Printed)>,
+    /// Taken when it is dropped.
+    pipes: Option<Sender<(String, Printed)>>,
     bell: Arc<Doorbell>,
     ended: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -42,22 +46,28 @@ impl Tagger {
         };
         let thread = std::thread::Builder::new().name(format!("{pool}-output"));
         thread.spawn(run).map_err(os("cannot start a thread"))?;
-        Ok(Tagger { pipes, bell, ended })
+        Ok(Tagger { pipes: Some(pipes), bell, ended })
     }
 
     /// What comes out of these pipes was printed by that worker.
     pub(crate) fn add(&self, worker: String, printed: Printed) {
         // a thread that has ended has told of its panic
-        let _ = self.pipes.send((worker, printed));
+        if let Some(pipes) = &self.pipes {
+            let _ = pipes.send((worker, printed));
+        }
         self.bell.ring();
     }
 
     /// Lets the thread write what is left, and end.
     pub(crate) fn finish(self) -> Finishing {
-        let Tagger { pipes, bell, ended } = self;
-        drop(pipes);
-        bell.ring();
-        Finishing(ended)
+        Finishing(Arc::clone(&self.ended))
+    }
+}
+
+impl Drop for Tagger {
+    fn drop(&mut self) {
+        drop(self.pipes.take());
+        self.bell.ring();
     }
 }
 
@@ -114,7 +124,12 @@ impl Tagging {
                 // nobody prints any more who is waited for
                 let mut sources = std::mem::take(&mut self.sources);
                 sources.values_mut().for_each(|source| {
-                    while source.copy() == Copied::Some {}
+                    // what a pipe can hold; a runaway that goes on printing is not waited for
+                    for _ in 0..LAST_READS {
+                        if source.copy() != Copied::Some {
+                            break;
+                        }
+                    }
                     source.end();
                 });
                 return;
