@@ -65,7 +65,7 @@ impl<P> PoolBuilder<P> {
     }
 
     /// A function that each worker runs once, before it leaves in good order: after `close`, when it is recycled, and when the pool shrinks; not when it is killed. It has 5
-    /// seconds. Its results can be [collected](Pool::finalized) after [`join`](Pool::join).
+    /// seconds. Its results can be [collected](crate::Pool::finalized) after [`join`](crate::Pool::join).
     ///
     /// ```
     /// # fn main() -> anyhow::Result<()> {
@@ -173,7 +173,7 @@ impl<P> PoolBuilder<P> {
     }
 
     /// A function that is told what happens in the pool, in order, on a thread of its own. One that is slow misses events, when 65,536 wait for it, and is
-    /// told how many; it never slows the pool. [`join`](Pool::join) waits until all have been told.
+    /// told how many; it never slows the pool. [`join`](crate::Pool::join) waits until all have been told.
     ///
     /// ```
     /// # fn main() -> anyhow::Result<()> {
