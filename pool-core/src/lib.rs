@@ -219,6 +219,8 @@ mod queue;
 mod sched;
 mod shm;
 mod slot;
+mod small_bytes;
+mod spin;
 mod sync;
 mod sys;
 mod task;

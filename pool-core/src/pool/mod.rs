@@ -32,6 +32,7 @@ use crate::error::{PoolError, TaskError};
 use crate::handle::deadline;
 use crate::limits::DROP_GRACE;
 use crate::sched::{Event, Phase};
+use crate::task::job::opened;
 
 /// A pool of worker processes.
 ///
@@ -156,7 +157,7 @@ impl Pool {
         let limit = self.shared.settings.max_result;
         outcomes
             .into_iter()
-            .map(|outcome| outcome.and_then(|value| call::decode_one(value, limit)))
+            .map(|outcome| opened(outcome, |value| call::decode_one(value, limit)))
             .collect()
     }
 }

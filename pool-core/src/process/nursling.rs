@@ -1,6 +1,5 @@
 //! The nursery's end of one process: its task, its reply, and what its end means.
 
-use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use super::ProcessError;
 use super::child::{Child, Outcome};
 use crate::attach::Attachments;
 use crate::backend::process::exit::judge;
-use crate::backend::process::link::{ProcessLink, Stage};
+use crate::backend::process::link::{BigInput, ProcessLink, Stage};
 use crate::backend::process::spawner::Recipe;
 use crate::backend::process::tagging::Tagger;
 use crate::codec;
@@ -24,6 +23,7 @@ use crate::sys::process::image_id;
 use crate::sys::signal::GroupSignal;
 use crate::task::callee::Callee;
 use crate::task::entry::Fault;
+use crate::transport::lane::Need;
 use crate::transport::replies::Round;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
@@ -82,7 +82,7 @@ impl Nursling {
         };
         nursling.link.page.announce(LEASE, TaskId(u64::from(nursling.child.number)));
         if input.len() > INLINE_BYTES {
-            nursling.link.push_big_task(LEASE, callee, input, &attachments);
+            nursling.link.push_big_task(LEASE, callee, BigInput::Encoded(input), &attachments);
         } else {
             nursling.link.push_task(LEASE, callee, &input, &attachments);
         }
@@ -116,9 +116,10 @@ impl Nursling {
         }
         let stream = Arc::clone(&self.link.stream);
         let mut frames = Vec::new();
-        let round = self.link.reader.read(stream.as_fd(), buffer, |header, body: Cow<'_, [u8]>| {
-            frames.push((header, body.into_owned()));
-        });
+        let round =
+            self.link.reader.read(stream.as_fd(), Some(Need::Now), buffer, |header, body| {
+                frames.push((header, body.into_vec()));
+            });
         let mut understood = round.is_ok();
         for (header, body) in frames {
             understood = understood && self.on_frame(header, body);

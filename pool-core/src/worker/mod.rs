@@ -35,6 +35,7 @@ use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::sys::{process, signal, socket};
 use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
+use crate::transport::task_queue::TaskQueueReader;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::{Boot, Hello, Summoned};
@@ -136,7 +137,7 @@ fn prepare(
     if let Some(seat) = boot.seat {
         context::enter(seat, block.status());
     }
-    let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.lane()), boot.max_result);
+    let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.replies()), boot.max_result);
     let image = process::image_id()?;
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
     let said = outbox.send(Header::new(Kind::Hello), |body| {
@@ -151,7 +152,9 @@ fn prepare(
         leave(EXIT_BOOT_FAILED);
     }
     boot::set_family(Family { kin: boot.kin, parent: family });
-    Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
+    let lane = boot.fast_lane.then(|| block.tasks());
+    let tasks = TaskQueueReader::new(TaskReceiver::adopt(&tasks)?, lane);
+    Ok((Inbox::new(tasks, block, printed), outbox))
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Summoned, Vec<OwnedFd>)> {

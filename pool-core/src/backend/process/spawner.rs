@@ -18,7 +18,8 @@ use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::output::Output;
 use crate::sys::{self, capture, pidfd::PidFd, socket};
 use crate::transport::block::WorkerBlock;
-use crate::transport::tasks::{self, TaskSender};
+use crate::transport::task_queue::TaskQueueWriter;
+use crate::transport::tasks;
 use crate::wire::hello::{Boot, ForkServerBoot, Kin, Summoned};
 
 /// How worker processes come to be.
@@ -90,7 +91,7 @@ pub(crate) struct Recipe {
     pub(crate) stderr: Output,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
-    /// Small replies go by shared memory.
+    /// Small tasks and replies go by shared memory.
     pub(crate) fast_lane: bool,
     /// Worker `i` is bound to number `i` of these, again and again.
     pub(crate) cpus: Vec<u32>,
@@ -149,6 +150,7 @@ impl Recipe {
             (None, their_stdout)
         };
         self.send_boot(&stream, seat, fds, hidden.as_ref().map(AsRawFd::as_raw_fd))?;
+        let sender = TaskQueueWriter::new(sender, self.fast_lane.then(|| block.tasks()));
         let ours = Ours { stream, sender, block, sinks: [stdout, stderr] };
         Ok((ours, Theirs { stdin, stdout: shown, stderr: their_stderr }))
     }
@@ -271,7 +273,7 @@ fn send_first(stream: &OwnedFd, message: &Summoned, fds: &[RawFd]) -> io::Result
 #[derive(Debug)]
 pub(crate) struct Ours {
     stream: OwnedFd,
-    sender: TaskSender,
+    sender: TaskQueueWriter,
     block: WorkerBlock,
     sinks: [Sink; 2],
 }
