@@ -15,6 +15,8 @@ use super::time_limits::TimeLimits;
 use super::timings::{Times, Timings};
 use crate::attach::Attachments;
 use crate::backend::Link;
+use crate::backend::process::exit::OomKills;
+use crate::backend::process::fork_server::WorkerEnds;
 use crate::backend::process::link::ProcessLink;
 use crate::backend::process::tagging::Tagger;
 use crate::error::{SubmitError, TaskError, TaskInfo};
@@ -254,6 +256,9 @@ pub(crate) struct Core {
     pub(super) read_buffer: Vec<u8>,
     /// Workers that had more to say than one round takes.
     pub(super) unread: Vec<WorkerKey>,
+    /// Where fork servers tell how workers have ended, and workers that have ended of which that was not told yet.
+    pub(super) ends: Vec<Arc<WorkerEnds>>,
+    pub(super) untold: Vec<WorkerKey>,
     /// The outcome of the reply that is being told to the scheduler.
     pub(super) reply: Option<Outcome>,
     /// How long it has run, by its worker's account.
@@ -277,7 +282,7 @@ pub(crate) struct Core {
     /// The task that is being submitted will be attended: a parked worker may stay so.
     pub(super) attended_next: bool,
     pub(super) image: Option<[u64; 4]>,
-    pub(super) oom_kills: Option<u64>,
+    pub(super) oom_kills: OomKills,
 }
 
 impl Core {
@@ -302,6 +307,8 @@ impl Core {
             frames: Vec::new(),
             read_buffer: Vec::new(),
             unread: Vec::new(),
+            ends: Vec::new(),
+            untold: Vec::new(),
             reply: None,
             reply_ns: 0,
             finalized: Vec::new(),
@@ -318,7 +325,7 @@ impl Core {
             phase: Phase::Running,
             attended_next: false,
             image: is_copy.then(|| process::image_id().ok()).flatten(),
-            oom_kills: process::oom_kills(),
+            oom_kills: OomKills::default(),
         }
     }
 
