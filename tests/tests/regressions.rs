@@ -166,17 +166,22 @@ fn a_memory_limit_under_which_nothing_starts_is_named() {
 fn a_limit_counts_for_a_task_behind_another_one() {
     let case = Case::new();
     let pool = case.pool(1);
+    let gate = Gate::new();
     let step = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
-    for _ in 0..20 {
+    for round in 1..=10 {
         for _ in 0..50 {
-            // known to be short, so that the next ones are given to the worker together
+            // known to be short, so that the next ones are given to the worker together, when it has answered the first
             pool.apply(step, (0,)).unwrap();
         }
+        let first = pool.apply_async(wait_at, (gate.path(),)).unwrap();
+        gate.await_arrivals(round);
         let long = pool.task(step).timeout(Duration::from_secs(1000));
         let before = long.apply_async((3,)).unwrap();
-        let short = pool.task(step).timeout(Duration::from_millis(20));
+        // it is looked at while the one before it runs
+        let short = pool.task(step).timeout(Duration::from_millis(1));
         let hangs = short.apply_async((1_000_000,)).unwrap();
-        assert_eq!(before.get(), Ok(()));
+        gate.let_pass(1);
+        assert_eq!((first.get(), before.get()), (Ok(()), Ok(())));
         assert!(matches!(hangs.get(), Err(TaskError::TimedOut)));
     }
 }
@@ -272,6 +277,11 @@ fn output_without_end_is_not_waited_for() {
         yes.id()
     };
     let yes = pool.apply(start, ()).unwrap();
+    let printed = || {
+        let text = std::fs::read_to_string(format!("/proc/{yes}/io")).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse::<u64>().ok())
+    };
+    eventually(SOON, "it prints", || printed() > Some(1 << 18));
     pool.terminate();
     pool.join().unwrap();
     drop(pool);
