@@ -303,6 +303,9 @@ pub enum PoolError {
     /// The pool broke after it had been built; the text says why.
     #[error("the pool is broken: {0}")]
     Broken(String),
+    /// There is no cgroup in which [`cgroup_memory_limit`](crate::PoolBuilder::cgroup_memory_limit) could be kept; the text says why, and what to do.
+    #[error("cgroup_memory_limit can't be kept: {0}")]
+    NoCgroup(String),
     /// A call from a worker's own callback or from the pool's own thread would wait for itself.
     #[error("this call would wait for itself: it was made on the pool's own thread")]
     WouldDeadlock,

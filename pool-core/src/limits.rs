@@ -81,6 +81,14 @@ pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// Dropping a pool never waits longer than this before it sends SIGKILL.
 pub(crate) const DROP_GRACE: Duration = Duration::from_millis(300);
 
+/// How long an out-of-memory kill may explain the end of a worker, from when it is seen in the kernel's count. That several workers were killed is seen at the first of
+/// them, and the others follow within moments; what is older killed something else.
+pub(crate) const OOM_WINDOW_NS: u64 = 100_000_000;
+
+/// How long a `try_` call waits for a process that holds the lock of a queue or a semaphore: many times what it takes to do what the lock is for, also if the holder has to wait for a
+/// CPU. Beyond it, the holder is taken for stopped.
+pub(crate) const TRY_LIMIT: Duration = Duration::from_millis(100);
+
 /// Beyond the grace period, `terminate` and `drop` wait this long for killed children to be gone. What is still there then
 /// is in an uninterruptible system call; the pool's own thread goes on waiting for it.
 pub(crate) const KILL_WAIT: Duration = Duration::from_millis(900);

@@ -9,6 +9,8 @@ use super::observer::Observer;
 use super::task::{Body, Extras, Finish, Payload, Request, TaskSlot, ns, settle_finished};
 use super::timings::{Times, Timings};
 use crate::backend::Link;
+use crate::backend::process::exit::OomKills;
+use crate::backend::process::fork_server::WorkerEnds;
 use crate::backend::process::link::ProcessLink;
 use crate::backend::process::tagging::Tagger;
 use crate::error::{SubmitError, TaskInfo};
@@ -122,6 +124,9 @@ pub(crate) struct Core {
     pub(super) unread: Vec<WorkerKey>,
     /// The pool's thread has something to do at once.
     pub(super) hurry: bool,
+    /// Where fork servers tell how workers have ended, and workers that have ended of which that was not told yet.
+    pub(super) ends: Vec<Arc<WorkerEnds>>,
+    pub(super) untold: Vec<WorkerKey>,
     /// The outcome of the reply that is being told to the scheduler.
     pub(super) reply: Option<Outcome>,
     /// How long it has run, by its worker's account.
@@ -145,7 +150,7 @@ pub(crate) struct Core {
     /// The task that is being submitted will be attended: a parked worker may stay so.
     pub(super) attended_next: bool,
     pub(super) image: Option<[u64; 4]>,
-    pub(super) oom_kills: Option<u64>,
+    pub(super) oom_kills: OomKills,
 }
 
 impl Core {
@@ -172,6 +177,8 @@ impl Core {
             next_lane: 0,
             unread: Vec::new(),
             hurry: false,
+            ends: Vec::new(),
+            untold: Vec::new(),
             reply: None,
             reply_ns: 0,
             finalized: Vec::new(),
@@ -188,7 +195,7 @@ impl Core {
             phase: Phase::Running,
             attended_next: false,
             image: is_copy.then(|| process::image_id().ok()).flatten(),
-            oom_kills: process::oom_kills(),
+            oom_kills: OomKills::default(),
         }
     }
 

@@ -253,17 +253,24 @@ impl Core {
         }
         let watch = Arc::clone(&self.watch);
         let Some(link) = self.process_mut(worker) else { return };
-        let Some(exit) = link.try_reap() else { return };
-        let (violated, killed) = (link.violated, link.killed);
+        let exit = link.try_reap();
         // failing to unwatch what is about to be closed changes nothing
         let _ = watch.remove(link.pidfd.as_fd());
+        let Some(exit) = exit else {
+            self.untold.push(worker);
+            return;
+        };
         if link.reading == Reading::Watched {
             let _ = watch.remove(link.stream.as_fd());
         }
         link.reading = Reading::Ended;
+        let Some(Link::Process(link)) = self.links.get(worker.index()).and_then(Option::as_ref)
+        else {
+            return;
+        };
+        let cause = judge(exit, link, link.killed, &mut self.oom_kills, now);
         let leaving = self.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Retiring);
         let dismissed = self.sched.worker(worker).is_some_and(|w| w.dismissed);
-        let cause = judge(exit, violated, killed, &mut self.oom_kills);
         let started = self.started(worker);
         if let Some(&running) = started.first() {
             self.keep_output(worker, running);

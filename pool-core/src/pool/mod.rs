@@ -121,8 +121,10 @@ impl Pool {
     /// killed by anybody, and is waited for by the pool's own thread. May be called from any thread, from a waker, and again.
     pub fn terminate(&self) {
         self.shared.stop(self.shared.settings.grace);
-        if self.shared.settings.start_method == StartMethod::ForkServer {
-            // the fork server ends what the workers have left behind
+        let settings = &self.shared.settings;
+        let has_groups = settings.recipe().is_some_and(|recipe| recipe.groups.is_some());
+        if has_groups || settings.start_method == StartMethod::ForkServer {
+            // the last thread ends what the workers have left behind
             self.shared.reap_threads();
         }
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::cursor::{Cursor, Distance, MOST_ITEMS, MOST_UNITS, UNIT, units_of};
 use super::errors::{GetError, TooManyDone};
+use crate::limits::TRY_LIMIT;
 use crate::shm::object::Object;
 use crate::sync::lock::Held;
 use crate::sync::word::LockWord;
@@ -323,7 +324,7 @@ impl Waiting {
     /// How long to wait for a lock, which others hold for a moment only, unless they are stopped just then.
     fn limit(&self) -> Option<Duration> {
         match self.wait {
-            Wait::Not | Wait::For(None) => None,
+            Wait::Not => Some(TRY_LIMIT),
             Wait::For(limit) => limit,
         }
     }
@@ -437,6 +438,23 @@ mod tests {
         assert_eq!(get(ring).unwrap(), b"one");
         assert_eq!(get(ring).unwrap(), b"two");
         assert_eq!(get(ring), Err(GetError::Empty));
+    }
+
+    #[test]
+    fn trying_does_not_wait_for_a_holder_that_is_stopped() {
+        let object = object(4096);
+        let ring = Ring::of(&object);
+        ring.set_bound(None).unwrap();
+        ring.put(b"one", Wait::Not).unwrap();
+        let stopped = Held::take_whole(ring.lock(PUT_LOCK), None);
+        assert_eq!(ring.put(b"two", Wait::Not), Err(Refused::Full));
+        assert_eq!(get(ring).unwrap(), b"one", "consumers have a lock of their own");
+        drop(stopped);
+        ring.put(b"two", Wait::Not).unwrap();
+        let stopped = Held::take_whole(ring.lock(GET_LOCK), None);
+        assert_eq!(get(ring), Err(GetError::Empty));
+        drop(stopped);
+        assert_eq!(get(ring).unwrap(), b"two");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "system calls and mappings; see the SAFETY lines")]
 
 pub(crate) mod capture;
+pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod fork;
 pub(crate) mod futex;

@@ -112,6 +112,10 @@ fn prepare(
     let mut fds = fds.into_iter();
     let tasks = fds.next().ok_or_else(missing)?;
     let page = fds.next().ok_or_else(missing)?;
+    if boot.has_group {
+        // first of all: what it needs from here on counts there
+        sys::cgroup::enter(fds.next().ok_or_else(missing)?)?;
+    }
     if let Some(len) = boot.shared {
         let content = sys::memory::read_sealed(fds.next().ok_or_else(missing)?, len)?;
         context::set_shared(context::SharedObject::Encoded(Arc::new(content)));

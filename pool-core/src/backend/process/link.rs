@@ -13,6 +13,8 @@ use crate::ids::Lease;
 use crate::limits::{PIECE_BYTES, TEXT_BYTES};
 use crate::output::TaskOutput;
 use crate::sys::capture;
+use crate::sys::cgroup::{Group, Place};
+use crate::sys::clock;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{GroupSignal, send_to_group};
 use crate::sys::socket::Stream;
@@ -37,6 +39,7 @@ pub(crate) struct Started {
     pub(crate) stream: OwnedFd,
     pub(crate) sender: TaskQueueWriter,
     pub(crate) block: WorkerBlock,
+    pub(crate) group: Option<Group>,
     /// Standard output and standard error.
     pub(crate) sinks: [Sink; 2],
 }
@@ -103,6 +106,10 @@ pub(crate) struct ProcessLink {
     pub(crate) killed: bool,
     /// The files of standard output and standard error, if they are captured.
     captured: [Option<OwnedFd>; 2],
+    /// Its own cgroup, if it has one.
+    pub(crate) group: Option<Group>,
+    /// The cgroup in which its memory is counted otherwise; `None` if that is not known.
+    pub(crate) home: Option<Place>,
     /// Where it stands still, if it does.
     pub(crate) still: Option<Still>,
     /// Set when it is gone.
@@ -178,6 +185,8 @@ impl ProcessLink {
             violated: false,
             killed: false,
             captured,
+            home: started.group.is_none().then(Place::own).flatten(),
+            group: started.group,
             still: None,
             cause: None,
             sender: started.sender,
@@ -323,10 +332,12 @@ impl ProcessLink {
     }
 
     /// Collects how the process has ended, which its pidfd has told; `None`: not yet.
-    pub(crate) fn try_reap(&self) -> Option<ExitCause> {
+    pub(crate) fn try_reap(&mut self) -> Option<ExitCause> {
+        // which a zombie can still be asked
+        self.home = self.home.take().and_then(|home| home.at_the_end(self.pid));
         match &self.ends {
             None => self.pidfd.try_reap(),
-            Some(ends) => ends.take(self.pid),
+            Some(ends) => ends.take(self.pid, clock::now_ns()),
         }
     }
 
@@ -334,6 +345,9 @@ impl ProcessLink {
     pub(crate) fn signal(&self, signal: GroupSignal) {
         if self.cause.is_some() {
             return;
+        }
+        if let Some(group) = self.group.as_ref().filter(|_| signal == GroupSignal::Kill) {
+            group.kill();
         }
         if self.ends.as_ref().is_some_and(|ends| ends.is_closed()) {
             // its fork server is gone, and did not keep its number for it: only the descriptor is sure to mean it
