@@ -216,6 +216,7 @@ mod pool;
 mod primitives;
 mod process;
 mod queue;
+mod sandbox;
 mod sched;
 mod shm;
 mod slot;
@@ -251,6 +252,7 @@ pub use process::{
     active_children, current_process, parent_process,
 };
 pub use queue::{GetError, Pipe, PutError, Queue, RecvError, SendError, TooManyDone};
+pub use sandbox::{Limit, Sandbox};
 pub use shm::{
     Array, ArrayGuard, RawArray, RawValue, SharedBytes, SharedInteger, Value, ValueGuard,
 };

@@ -4,6 +4,7 @@
 //! It never waits for a worker, never runs user code with the lock held, and never encodes or decodes a user's value.
 
 mod attend;
+mod confinement;
 mod core;
 mod courier;
 mod observer;

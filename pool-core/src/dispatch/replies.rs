@@ -104,6 +104,7 @@ impl Core {
                 link.stage = Stage::Greeted;
                 self.on_hello(&body, now, effects)
             }
+            (Kind::Unconfined, Stage::Greeted) => self.on_unconfined(worker, &body, now, effects),
             (Kind::Ready, Stage::Greeted) => {
                 link.stage = Stage::Ready;
                 effects.phase_changed = true;

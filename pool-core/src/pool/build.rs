@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::builder::Kind;
+use super::confine::sealed;
 use super::shareable::Shareable;
 use super::{Pool, PoolBuilder};
 use crate::backend::process::spawner::{Recipe, StartMethod, bad_variable};
@@ -79,6 +80,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             retries: self.retries,
             start_timeout: self.start_timeout,
             grace: self.grace,
+            sandbox_required: self.sandbox.as_ref().is_some_and(|sandbox| sandbox.plan.required),
             initializer,
             finalizer,
             on_event: self.on_event.clone(),
@@ -89,7 +91,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             workers: match self.kind {
                 Kind::Threads => Workers::Threads { shared: shared.map(Shareable::into_object) },
                 Kind::Processes => {
-                    Workers::Processes(self.into_recipe(name.clone(), role, shared)?)
+                    Workers::Processes(Box::new(self.into_recipe(name.clone(), role, shared)?))
                 }
             },
             name,
@@ -108,12 +110,15 @@ impl<P: From<Pool>> PoolBuilder<P> {
             role,
             executable: self.executable,
             env: self.env,
-            env_clear: self.env_clear,
+            // what untrusted code is to know of the environment is named
+            env_clear: self.env_clear || self.sandbox.is_some(),
             current_dir: self.current_dir,
             stdout: self.stdout,
             stderr: self.stderr,
             max_result: self.max_result_bytes,
             memory_limit: self.memory_limit,
+            limits: self.limits,
+            sandbox: self.sandbox.map(sealed).transpose()?,
             fast_lane: self.fast_lane,
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
@@ -162,6 +167,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 "memory_limit is in bytes, and no worker can start with less than {LEAST_MEMORY}"
             )));
         }
+        self.check_limits()?;
         if self.niceness.is_some_and(|niceness| !(-20..=19).contains(&niceness)) {
             return Err(config("niceness must be between -20 and 19"));
         }
@@ -201,6 +207,8 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 "max_memory_per_child",
                 "threads share the memory of this process",
             ),
+            (!self.limits.is_empty(), "limit", "threads share the limits of this process"),
+            (self.sandbox.is_some(), "sandbox", "threads share the rights of this process"),
             (self.executable.is_some(), "executable", "threads run this program"),
             (
                 !self.env.is_empty() || self.env_clear,

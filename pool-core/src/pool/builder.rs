@@ -13,6 +13,7 @@ use crate::backend::process::spawner::StartMethod;
 use crate::dispatch::{EventHook, Hook};
 use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT};
 use crate::output::Output;
+use crate::sandbox::{Limit, Sandbox};
 use crate::task::callee::Callee;
 
 /// What kind of workers.
@@ -54,6 +55,8 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) task_timeout: Option<Duration>,
     pub(super) retries: u32,
     pub(super) memory_limit: Option<u64>,
+    pub(super) limits: Vec<Limit>,
+    pub(super) sandbox: Option<Sandbox>,
     pub(super) fast_lane: bool,
     pub(super) start_timeout: Duration,
     pub(super) grace: Duration,
@@ -96,6 +99,8 @@ impl<P> PoolBuilder<P> {
             task_timeout: None,
             retries: 0,
             memory_limit: None,
+            limits: Vec::new(),
+            sandbox: None,
             fast_lane: true,
             start_timeout: DEFAULT_START_TIMEOUT,
             grace: DEFAULT_GRACE,

@@ -5,6 +5,7 @@ mod build;
 mod builder;
 mod call;
 mod callbacks;
+mod confine;
 mod gather;
 mod hooks;
 mod imap;

@@ -200,6 +200,8 @@ impl Settings {
             stderr: self.stderr,
             max_result: u64::MAX >> 1,
             memory_limit: self.memory_limit,
+            limits: Vec::new(),
+            sandbox: None,
             fast_lane: true,
             cpus: Vec::new(),
             niceness: None,

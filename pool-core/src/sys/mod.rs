@@ -12,8 +12,10 @@ pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod sandbox;
 pub(crate) mod signal;
 pub(crate) mod socket;
+mod syscalls;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};

@@ -32,6 +32,7 @@ use outbox::Outbox;
 
 use crate::boot::{self, Family, Role, Summons};
 use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
+use crate::sandbox::Confinement;
 use crate::sys::{process, signal, socket};
 use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
@@ -115,6 +116,10 @@ fn prepare(
         let content = sys::memory::read_sealed(fds.next().ok_or_else(missing)?, len)?;
         context::set_shared(context::SharedObject::Encoded(Arc::new(content)));
     }
+    let sandbox = match boot.sandbox {
+        Some(len) => Some(read_plan(fds.next().ok_or_else(missing)?, len)?),
+        None => None,
+    };
     if boot.has_stdout {
         process::put(&fds.next().ok_or_else(missing)?, 1)?;
     }
@@ -129,6 +134,9 @@ fn prepare(
     process::prefer_for_oom();
     if let Some(bytes) = boot.memory_limit {
         process::limit_memory(bytes)?;
+    }
+    for &limit in &boot.limits {
+        sys::sandbox::limit(limit)?;
     }
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
@@ -150,8 +158,31 @@ fn prepare(
         // the parent reads why in the hello; a task that it has sent means nothing here
         leave(EXIT_BOOT_FAILED);
     }
+    if let Some(plan) = sandbox {
+        confine(&plan, &mut outbox)?;
+    }
     boot::set_family(Family { kin: boot.kin, parent: family });
     Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
+}
+
+fn read_plan(file: OwnedFd, len: u64) -> std::io::Result<Confinement> {
+    codec::decode(&sys::memory::read_sealed(file, len)?).map_err(std::io::Error::other)
+}
+
+/// Before any code of the user's: from here on, this process can do what the plan leaves it.
+fn confine(plan: &Confinement, outbox: &mut Outbox) -> std::io::Result<()> {
+    let gaps = sys::sandbox::confine(plan);
+    if gaps.is_empty() {
+        return Ok(());
+    }
+    outbox.send(Header::new(Kind::Unconfined), |body| {
+        codec::encode(&gaps, body, u64::MAX).map_err(|_| sys_error("gaps"))
+    })?;
+    if plan.required {
+        // the parent has been told why
+        leave(EXIT_BOOT_FAILED);
+    }
+    Ok(())
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Summoned, Vec<OwnedFd>)> {
