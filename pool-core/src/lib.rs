@@ -261,6 +261,9 @@ pub use sync::{
     OverRelease, Permit, Poisoned, RLock, RLockGuard, Recover, Relock, Semaphore, TryLockError,
     TryLockResult,
 };
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use sys::failpoint;
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};
 pub use thread::{Thread, ThreadBuilder, ThreadFn, ThreadHandle};

@@ -12,6 +12,7 @@ use crate::error::{ExitCause, TaskError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
+use crate::sys::failpoint;
 use crate::sys::signal::GroupSignal;
 use crate::task::job::Outcome;
 use crate::transport::status::Progress;
@@ -84,6 +85,7 @@ impl Core {
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
             return;
         };
+        failpoint::with("parent.lease", link.pid());
         link.page().announce(lease, body.id);
         if let Some(observer) = &mut self.observer {
             let (worker, pid) = (WorkerIndex(link.seat()), link.pid());
@@ -113,7 +115,9 @@ impl Core {
         }
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
+                failpoint::with("parent.send", link.pid);
                 link.violated |= link.flush() == Err(Unsent::Stuck);
+                failpoint::with("parent.sent", link.pid);
                 if link.violated {
                     self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
                 }
@@ -132,6 +136,7 @@ impl Core {
                     link.push(&ToWorker::Finalize { callee: *callee, input });
                     link.finalizing = true;
                 }
+                failpoint::with("parent.retire", link.pid);
                 link.push(&ToWorker::Stop);
                 self.flush(worker, now);
             }
@@ -153,6 +158,7 @@ impl Core {
 
     fn take_back(&self, worker: WorkerKey, lease: Lease, why: Why) -> Taken {
         let Some(link) = self.link(worker) else { return Taken::No };
+        failpoint::with("parent.take-back", link.pid());
         if link.page().revoke(lease) {
             return Taken::Revoked;
         }
@@ -182,6 +188,7 @@ impl Core {
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
                 link.killed = true;
+                failpoint::with("parent.signal", link.pid);
                 link.signal(signal);
             }
             Some(Link::Thread(link)) => link.abandon(),

@@ -15,8 +15,8 @@ use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::MEMORY_CHECK_NS;
 use crate::output::TaskOutput;
 use crate::sched::{Event, WorkerPhase};
-use crate::sys::process;
 use crate::sys::signal::GroupSignal;
+use crate::sys::{failpoint, process};
 use crate::task::entry::Fault;
 use crate::task::job::{Outcome, Value};
 use crate::transport::replies::Round;
@@ -43,6 +43,7 @@ impl Core {
         if link.violated {
             return Round::End;
         }
+        failpoint::with("parent.read", link.pid);
         let stream = link.stream.clone();
         let frames = &mut self.frames;
         let round = link.reader.read(stream.as_fd(), &mut self.read_buffer, |header, body| {
@@ -152,6 +153,7 @@ impl Core {
             return false;
         }
         let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
+        failpoint::at("parent.reply");
         self.reply = Some(outcome);
         self.reply_ns = elapsed_ns;
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
@@ -203,6 +205,7 @@ impl Core {
     /// The process has ended: its last replies are taken, and only then is judged what its death has cost.
     pub(super) fn on_exit(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         let Some(link) = self.process_mut(worker) else { return };
+        failpoint::with("parent.exit", link.pid);
         // what it has started ends with it; its number is its own until it is reaped below
         link.signal(GroupSignal::Kill);
         for _ in 0..LAST_ROUNDS {
@@ -210,6 +213,7 @@ impl Core {
                 break;
             }
         }
+        failpoint::at("parent.drained");
         let watch = Arc::clone(&self.watch);
         let Some(link) = self.process_mut(worker) else { return };
         let Some(exit) = link.try_reap() else { return };

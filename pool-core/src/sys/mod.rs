@@ -5,6 +5,10 @@
 
 pub(crate) mod capture;
 pub(crate) mod clock;
+#[cfg(not(feature = "failpoints"))]
+pub(crate) mod failpoint;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;

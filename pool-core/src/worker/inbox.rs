@@ -8,7 +8,7 @@ use super::outbox::{Next, Outbox};
 use super::printed::Capture;
 use crate::attach;
 use crate::ids::Lease;
-use crate::sys::clock;
+use crate::sys::{clock, failpoint};
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
@@ -72,6 +72,7 @@ impl Inbox {
     /// Runs what comes, until the parent says stop or is gone.
     pub(super) fn serve(mut self, mut outbox: Outbox, registry: &Registry) -> End {
         while let Some(message) = self.tasks.receive() {
+            failpoint::at("worker.received");
             let mut records = Records(&message);
             while let Some(record) = records.next() {
                 let next = if records.0.is_empty() { Next::Nothing } else { Next::Something };
@@ -82,6 +83,7 @@ impl Inbox {
             if outbox.tell().is_err() {
                 break;
             }
+            failpoint::at("worker.told");
         }
         End::Orphaned
     }
@@ -123,6 +125,7 @@ impl Inbox {
                 outbox.end_by_socket(Header::new(kind))?;
             }
             ToWorker::Stop => {
+                failpoint::at("worker.stop");
                 outbox.tell()?;
                 return Err(End::Stop);
             }
@@ -166,23 +169,28 @@ impl Inbox {
         function: impl FnOnce(&mut Output<'_>) -> Result<(), Fault>,
     ) -> Result<(), End> {
         let started = clock::now_ns();
+        failpoint::at("worker.start");
         if !self.page.start(lease, started) {
             attach::hand_over(Vec::new());
             return Ok(());
         }
+        failpoint::at("worker.started");
         context::set_current(Some(lease));
         let kind = trace::in_task(|| outbox.capture(function));
         context::set_current(None);
         let now = clock::now_ns();
+        failpoint::at("worker.called");
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             return Err(End::Condemned);
         }
+        failpoint::at("worker.finished");
         let header = Header { lease, elapsed_ns: now - started, ..Header::new(kind) };
         match self.printed.take() {
             None => outbox.end(header, now, next)?,
             Some(output) => outbox.end_with(header, &output)?,
         }
+        failpoint::at("worker.replied");
         Ok(())
     }
 }
@@ -198,6 +206,7 @@ fn call(
 
 /// Runs the initializer. Its result is dropped; its failure ends the worker.
 fn initialize(callee: Callee, input: &[u8], outbox: &mut Outbox) -> Result<(), End> {
+    failpoint::at("worker.initialize");
     if input.is_empty() && callee == Callee::BY_NAME {
         outbox.send(Header::new(Kind::Ready), |_| Ok(()))?;
         return Ok(());

@@ -33,7 +33,7 @@ use outbox::Outbox;
 use crate::boot::{self, Family, Role, Summons};
 use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::sandbox::Confinement;
-use crate::sys::{process, signal, socket};
+use crate::sys::{failpoint, process, signal, socket};
 use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
 use crate::transport::tasks::TaskReceiver;
@@ -50,6 +50,7 @@ const EXIT_CONDEMNED: i32 = 102;
 pub(crate) fn run(summons: &Summons, entry: boot::Entry, registry: Registry) -> ! {
     let end = begin(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
     context::leave();
+    failpoint::at("worker.leave");
     leave(match end {
         Ok(End::Stop | End::Orphaned) => 0,
         Ok(End::Condemned) => EXIT_CONDEMNED,
@@ -71,6 +72,7 @@ fn leave(code: i32) -> ! {
 }
 
 fn begin(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbox)> {
+    failpoint::at("worker.begin");
     process::close_inherited()?;
     signal::restore_defaults();
     let stream = process::take_stdin()?;
@@ -101,6 +103,7 @@ fn prepare(
     family: u32,
     entry: boot::Entry,
 ) -> std::io::Result<(Inbox, Outbox)> {
+    failpoint::at("worker.booted");
     if boot.kin.daemon {
         process::arm_parent_death()?;
         if process::parent() != parent && process::parent() != 0 {
@@ -147,6 +150,7 @@ fn prepare(
     let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.lane()), boot.max_result);
     let image = process::image_id()?;
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
+    failpoint::at("worker.hello");
     let said = outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
     });
@@ -158,6 +162,7 @@ fn prepare(
         // the parent reads why in the hello; a task that it has sent means nothing here
         leave(EXIT_BOOT_FAILED);
     }
+    failpoint::at("worker.greeted");
     if let Some(plan) = sandbox {
         confine(&plan, &mut outbox)?;
     }
