@@ -211,6 +211,9 @@ mod handle;
 mod ids;
 mod limits;
 pub mod manager;
+#[cfg(test)]
+#[path = "../../tests/src/mutate.rs"]
+mod mutate;
 mod output;
 mod pool;
 mod primitives;

@@ -7,6 +7,8 @@ mod attend;
 mod confinement;
 mod core;
 mod courier;
+#[cfg(test)]
+mod fuzz;
 mod observer;
 mod patience;
 mod perform;

@@ -196,6 +196,12 @@ impl Core {
         }
     }
 
+    /// Sends a signal that ends nobody to all workers that are processes.
+    pub(crate) fn signal_all(&self, signal: GroupSignal) {
+        let links = self.links.iter().flatten();
+        links.filter_map(Link::as_process).for_each(|link| link.signal(signal));
+    }
+
     /// A process ends by it, which its pidfd will tell. A thread that has not ended by now is given up: it ends when its task does.
     fn kill(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         self.signal(worker, GroupSignal::Kill);

@@ -25,7 +25,14 @@ impl<P: From<Pool>> PoolBuilder<P> {
     /// [`PoolError::Config`] for settings that make no sense, and for those that threads can't keep; [`PoolError::InitNotCalled`] or [`PoolError::StartFailed`] if workers
     /// don't come up, after a few attempts; [`PoolError::InitFailed`]; [`PoolError::NestedTooDeep`]; [`PoolError::Os`] if the system refuses threads or
     /// descriptors. Nothing is left running then.
-    pub fn build(mut self) -> Result<P, PoolError> {
+    pub fn build(self) -> Result<P, PoolError> {
+        Ok(P::from(Pool { shared: Shared::start(self.into_settings()?)? }))
+    }
+}
+
+impl<P> PoolBuilder<P> {
+    /// Checks what was set.
+    pub(crate) fn into_settings(mut self) -> Result<Settings, PoolError> {
         let role = match self.kind {
             Kind::Processes => check_role()?,
             Kind::Threads => boot::role(),
@@ -70,7 +77,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             crash_limit: self.crash_limit,
             max_restarts: self.max_restarts.map(|(workers, within)| (workers, ns(within))),
         };
-        let settings = Settings {
+        Ok(Settings {
             max_result: self.max_result_bytes,
             sched,
             max_pending: self.max_pending,
@@ -95,8 +102,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 }
             },
             name,
-        };
-        Ok(P::from(Pool { shared: Shared::start(settings)? }))
+        })
     }
 
     fn into_recipe(

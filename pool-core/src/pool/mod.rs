@@ -14,6 +14,7 @@ mod map;
 mod options;
 mod shareable;
 mod submit;
+mod suspend;
 
 use std::fmt;
 use std::sync::Arc;
