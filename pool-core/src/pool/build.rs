@@ -123,12 +123,12 @@ impl<P> PoolBuilder<P> {
             stderr: self.stderr,
             max_result: self.max_result_bytes,
             memory_limit: self.memory_limit,
-            limits: self.limits,
-            sandbox: self.sandbox.map(sealed).transpose()?,
             fast_lane: self.fast_lane,
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
             shared: shared.map(Shareable::into_file).transpose()?,
+            limits: self.limits,
+            sandbox: self.sandbox.map(sealed).transpose()?,
             member: None,
         })
     }
@@ -153,6 +153,7 @@ impl<P> PoolBuilder<P> {
     }
 
     fn check_values(&self) -> Result<(), PoolError> {
+        self.check_limits()?;
         if self.max_pending == 0 {
             return Err(config("max_pending must be at least 1"));
         }
@@ -173,7 +174,6 @@ impl<P> PoolBuilder<P> {
                 "memory_limit is in bytes, and no worker can start with less than {LEAST_MEMORY}"
             )));
         }
-        self.check_limits()?;
         if self.niceness.is_some_and(|niceness| !(-20..=19).contains(&niceness)) {
             return Err(config("niceness must be between -20 and 19"));
         }
@@ -213,8 +213,6 @@ impl<P> PoolBuilder<P> {
                 "max_memory_per_child",
                 "threads share the memory of this process",
             ),
-            (!self.limits.is_empty(), "limit", "threads share the limits of this process"),
-            (self.sandbox.is_some(), "sandbox", "threads share the rights of this process"),
             (self.executable.is_some(), "executable", "threads run this program"),
             (
                 !self.env.is_empty() || self.env_clear,
@@ -236,6 +234,8 @@ impl<P> PoolBuilder<P> {
                 "stderr",
                 "threads share the standard error of this process",
             ),
+            (!self.limits.is_empty(), "limit", "threads share the limits of this process"),
+            (self.sandbox.is_some(), "sandbox", "threads share the rights of this process"),
         ];
         match wanted.iter().find(|(wanted, ..)| *wanted) {
             Some((_, setting, why)) => {

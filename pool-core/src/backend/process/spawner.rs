@@ -16,7 +16,6 @@ use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
 use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::output::Output;
-use crate::sandbox::Limit;
 use crate::sys::{self, capture, pidfd::PidFd, socket};
 use crate::transport::block::WorkerBlock;
 use crate::transport::tasks::{self, TaskSender};
@@ -91,14 +90,14 @@ pub(crate) struct Recipe {
     pub(crate) stderr: Output,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
-    pub(crate) limits: Vec<Limit>,
-    /// The file of what the worker may do, and its length.
-    pub(crate) sandbox: Option<(Arc<OwnedFd>, u64)>,
     /// Small replies go by shared memory.
     pub(crate) fast_lane: bool,
     /// Worker `i` is bound to number `i` of these, again and again.
     pub(crate) cpus: Vec<u32>,
     pub(crate) niceness: Option<i32>,
+    pub(crate) limits: Vec<crate::sandbox::Limit>,
+    /// The file of what the worker may do, and its length.
+    pub(crate) sandbox: Option<(Arc<OwnedFd>, u64)>,
     /// The file of the shared object, and its length.
     pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
     /// `None` for a worker of a pool.
@@ -191,10 +190,10 @@ impl Recipe {
             depth: self.role.depth + 1,
             max_result: self.max_result,
             memory_limit: self.memory_limit,
-            limits: self.limits.clone(),
-            sandbox: self.sandbox.as_ref().map(|(_, len)| *len),
             cpu: cpu_of(&self.cpus, seat),
             niceness: self.niceness,
+            limits: self.limits.clone(),
+            sandbox: self.sandbox.as_ref().map(|(_, len)| *len),
             shared: self.shared.as_ref().map(|(_, len)| *len),
             has_stdout: stdout.is_some(),
             fast_lane: self.fast_lane,
@@ -206,8 +205,8 @@ impl Recipe {
             },
         };
         let mut fds = fds.to_vec();
-        let files = [&self.shared, &self.sandbox].into_iter().flatten();
-        fds.extend(files.map(|(file, _)| file.as_raw_fd()));
+        fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
+        fds.extend(self.sandbox.as_ref().map(|(file, _)| file.as_raw_fd()));
         fds.extend(stdout);
         send_first(stream, &Summoned::Worker(boot), &fds)
     }
