@@ -131,6 +131,8 @@ pub(crate) struct Core {
     pub(super) reply: Option<Outcome>,
     /// How long it has run, by its worker's account.
     pub(super) reply_ns: u64,
+    /// What of the sandbox workers could not apply.
+    pub(crate) sandbox_gaps: Vec<String>,
     /// What finalizers have given.
     pub(crate) finalized: Vec<Outcome>,
     pub(super) next_id: u64,
@@ -181,6 +183,7 @@ impl Core {
             untold: Vec::new(),
             reply: None,
             reply_ns: 0,
+            sandbox_gaps: Vec::new(),
             finalized: Vec::new(),
             next_id: 1,
             functions: HashMap::new(),

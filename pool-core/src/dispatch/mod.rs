@@ -4,8 +4,11 @@
 //! It never waits for a worker, never runs user code with the lock held, and never encodes or decodes a user's value.
 
 mod attend;
+mod confinement;
 mod core;
 mod courier;
+#[cfg(test)]
+mod fuzz;
 mod observer;
 mod patience;
 mod perform;

@@ -13,6 +13,7 @@ use crate::error::{ExitCause, TaskError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
+use crate::sys::failpoint;
 use crate::sys::signal::GroupSignal;
 use crate::task::job::Outcome;
 use crate::transport::status::Progress;
@@ -85,6 +86,7 @@ impl Core {
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
             return;
         };
+        failpoint::with("parent.lease", link.pid());
         link.page().announce(lease, body.id);
         let awaited = body.awaited;
         if let Some(observer) = &mut self.observer {
@@ -122,7 +124,9 @@ impl Core {
         }
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
+                failpoint::with("parent.send", link.pid);
                 link.violated |= link.flush() == Err(Unsent::Stuck);
+                failpoint::with("parent.sent", link.pid);
                 if link.violated {
                     self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
                 }
@@ -141,6 +145,7 @@ impl Core {
                     link.push(&ToWorker::Finalize { callee: *callee, input });
                     link.finalizing = true;
                 }
+                failpoint::with("parent.retire", link.pid);
                 link.push(&ToWorker::Stop);
                 self.flush(worker, now);
             }
@@ -175,6 +180,7 @@ impl Core {
 
     fn take_back(&self, worker: WorkerKey, lease: Lease, why: Why) -> Taken {
         let Some(link) = self.link(worker) else { return Taken::No };
+        failpoint::with("parent.take-back", link.pid());
         if link.page().revoke(lease) {
             return Taken::Revoked;
         }
@@ -204,11 +210,18 @@ impl Core {
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
                 link.killed = true;
+                failpoint::with("parent.signal", link.pid);
                 link.signal(signal);
             }
             Some(Link::Thread(link)) => link.abandon(),
             None => {}
         }
+    }
+
+    /// Sends a signal that ends nobody to all workers that are processes.
+    pub(crate) fn signal_all(&self, signal: GroupSignal) {
+        let links = self.links.iter().flatten();
+        links.filter_map(Link::as_process).for_each(|link| link.signal(signal));
     }
 
     /// A process ends by it, which its pidfd will tell. A thread that has not ended by now is given up: it ends when its task does.

@@ -16,8 +16,8 @@ use crate::limits::MEMORY_CHECK_NS;
 use crate::output::TaskOutput;
 use crate::sched::{self, Event, WorkerPhase};
 use crate::small_bytes::SmallBytes;
-use crate::sys::process;
 use crate::sys::signal::GroupSignal;
+use crate::sys::{failpoint, process};
 use crate::task::entry::Fault;
 use crate::task::job::{Outcome, Value};
 use crate::transport::replies::Round;
@@ -79,6 +79,7 @@ impl Core {
         if link.violated {
             return Round::End;
         }
+        failpoint::with("parent.read", link.pid);
         let bell = link.bell();
         let (frames, buffer) = (&mut self.frames, &mut self.read_buffer);
         let take = |header, body| frames.push((header, body));
@@ -146,6 +147,7 @@ impl Core {
                 link.stage = Stage::Greeted;
                 self.on_hello(&body, now, effects)
             }
+            (Kind::Unconfined, Stage::Greeted) => self.on_unconfined(worker, &body, now, effects),
             (Kind::Ready, Stage::Greeted) => {
                 link.stage = Stage::Ready;
                 effects.phase_changed = true;
@@ -193,6 +195,7 @@ impl Core {
             return false;
         }
         let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
+        failpoint::at("parent.reply");
         self.reply = Some(outcome);
         self.reply_ns = elapsed_ns;
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
@@ -244,6 +247,7 @@ impl Core {
     /// The process has ended: its last replies are taken, and only then is judged what its death has cost.
     pub(super) fn on_exit(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         let Some(link) = self.process_mut(worker) else { return };
+        failpoint::with("parent.exit", link.pid);
         // what it has started ends with it; its number is its own until it is reaped below
         link.signal(GroupSignal::Kill);
         for _ in 0..LAST_ROUNDS {
@@ -251,6 +255,7 @@ impl Core {
                 break;
             }
         }
+        failpoint::at("parent.drained");
         let watch = Arc::clone(&self.watch);
         let Some(link) = self.process_mut(worker) else { return };
         let exit = link.try_reap();

@@ -143,7 +143,7 @@ impl Core {
         }
     }
 
-    fn on_time(&mut self, now: u64, effects: &mut Effects) {
+    pub(super) fn on_time(&mut self, now: u64, effects: &mut Effects) {
         if self.sched.next_tick().is_some_and(|due| due <= now) {
             for worker in self.sched.stalled(now) {
                 self.read_link(worker, now, effects);

@@ -15,8 +15,8 @@ use crate::events::PoolEvent;
 use crate::ids::{WorkerIndex, WorkerKey};
 use crate::limits::KILL_WAIT;
 use crate::sched::{self, Event, WorkerPhase};
-use crate::sys::clock;
 use crate::sys::signal::GroupSignal;
+use crate::sys::{clock, failpoint};
 use crate::task::callee::Callee;
 use crate::wire::to_worker::ToWorker;
 
@@ -55,6 +55,7 @@ fn start(
     if !wanted(&shared.lock()) {
         return Err("was not needed any more".to_owned());
     }
+    failpoint::at("parent.spawn");
     match &shared.settings.workers {
         Workers::Processes(recipe) => {
             let started = match shared.settings.start_method {
@@ -109,6 +110,7 @@ fn fork(
 impl Shared {
     /// A process has been started: it is watched, and told what to do first.
     fn adopt(&self, worker: WorkerKey, started: Started) -> Result<(), String> {
+        failpoint::with("parent.spawned", started.pid);
         let mut core = self.lock();
         let (mut link, printed) = ProcessLink::new(started, self.settings.max_result);
         if let (Some(printed), Some(tagger)) = (printed, &core.tagger) {
@@ -131,6 +133,7 @@ impl Shared {
             }
             None => link.push(&ToWorker::Initialize { callee: Callee::BY_NAME, input: &[] }),
         }
+        failpoint::with("parent.initialize", link.pid);
         let condemned = |w: &sched::Worker| w.phase == WorkerPhase::Condemned;
         let unwanted = core.sched.worker(worker).is_none_or(condemned);
         if unwanted || link.flush().is_err() {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::builder::Kind;
+use super::confine::sealed;
 use super::shareable::Shareable;
 use super::{Pool, PoolBuilder};
 use crate::backend::process::spawner::{Recipe, StartMethod, bad_variable};
@@ -25,7 +26,14 @@ impl<P: From<Pool>> PoolBuilder<P> {
     /// [`PoolError::Config`] for settings that make no sense, and for those that threads can't keep; [`PoolError::InitNotCalled`] or [`PoolError::StartFailed`] if workers
     /// don't come up, after a few attempts; [`PoolError::InitFailed`]; [`PoolError::NestedTooDeep`]; [`PoolError::Os`] if the system refuses threads or
     /// descriptors; [`PoolError::NoCgroup`] if a [`cgroup_memory_limit`](Self::cgroup_memory_limit) can't be had. Nothing is left running then.
-    pub fn build(mut self) -> Result<P, PoolError> {
+    pub fn build(self) -> Result<P, PoolError> {
+        Ok(P::from(Pool { shared: Shared::start(self.into_settings()?)? }))
+    }
+}
+
+impl<P> PoolBuilder<P> {
+    /// Checks what was set.
+    pub(crate) fn into_settings(mut self) -> Result<Settings, PoolError> {
         let role = match self.kind {
             Kind::Processes => check_role()?,
             Kind::Threads => boot::role(),
@@ -70,7 +78,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             crash_limit: self.crash_limit,
             max_restarts: self.max_restarts.map(|(workers, within)| (workers, ns(within))),
         };
-        let settings = Settings {
+        Ok(Settings {
             max_result: self.max_result_bytes,
             sched,
             max_pending: self.max_pending,
@@ -80,6 +88,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             retries: self.retries,
             start_timeout: self.start_timeout,
             grace: self.grace,
+            sandbox_required: self.sandbox.as_ref().is_some_and(|sandbox| sandbox.plan.required),
             initializer,
             finalizer,
             on_event: self.on_event.clone(),
@@ -90,12 +99,11 @@ impl<P: From<Pool>> PoolBuilder<P> {
             workers: match self.kind {
                 Kind::Threads => Workers::Threads { shared: shared.map(Shareable::into_object) },
                 Kind::Processes => {
-                    Workers::Processes(self.into_recipe(name.clone(), role, shared)?)
+                    Workers::Processes(Box::new(self.into_recipe(name.clone(), role, shared)?))
                 }
             },
             name,
-        };
-        Ok(P::from(Pool { shared: Shared::start(settings)? }))
+        })
     }
 
     fn into_recipe(
@@ -117,7 +125,8 @@ impl<P: From<Pool>> PoolBuilder<P> {
             role,
             executable: self.executable,
             env: self.env,
-            env_clear: self.env_clear,
+            // what untrusted code is to know of the environment is named
+            env_clear: self.env_clear || self.sandbox.is_some(),
             current_dir: self.current_dir,
             stdout: self.stdout,
             stderr: self.stderr,
@@ -127,6 +136,8 @@ impl<P: From<Pool>> PoolBuilder<P> {
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
             shared: shared.map(Shareable::into_file).transpose()?,
+            limits: self.limits,
+            sandbox: self.sandbox.map(sealed).transpose()?,
             member: None,
         })
     }
@@ -151,6 +162,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
     }
 
     fn check_values(&self) -> Result<(), PoolError> {
+        self.check_limits()?;
         if self.max_pending == 0 {
             return Err(config("max_pending must be at least 1"));
         }
@@ -247,6 +259,8 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 "stderr",
                 "threads share the standard error of this process",
             ),
+            (!self.limits.is_empty(), "limit", "threads share the limits of this process"),
+            (self.sandbox.is_some(), "sandbox", "threads share the rights of this process"),
         ];
         match wanted.iter().find(|(wanted, ..)| *wanted) {
             Some((_, setting, why)) => {

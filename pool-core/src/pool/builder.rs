@@ -13,6 +13,7 @@ use crate::backend::process::spawner::StartMethod;
 use crate::dispatch::{EventHook, Hook};
 use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT};
 use crate::output::Output;
+use crate::sandbox::{Limit, Sandbox};
 use crate::task::callee::Callee;
 
 /// What kind of workers.
@@ -67,6 +68,8 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) on_event: EventHook,
     pub(super) cpus: Vec<usize>,
     pub(super) niceness: Option<i32>,
+    pub(super) limits: Vec<Limit>,
+    pub(super) sandbox: Option<Sandbox>,
     pub(super) executable: Option<PathBuf>,
     pub(super) env: Vec<(OsString, Option<OsString>)>,
     pub(super) env_clear: bool,
@@ -111,6 +114,8 @@ impl<P> PoolBuilder<P> {
             on_event: EventHook::default(),
             cpus: Vec::new(),
             niceness: None,
+            limits: Vec::new(),
+            sandbox: None,
             executable: None,
             env: Vec::new(),
             env_clear: false,

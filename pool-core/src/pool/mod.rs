@@ -5,6 +5,7 @@ mod build;
 mod builder;
 mod call;
 mod callbacks;
+mod confine;
 mod gather;
 mod hooks;
 mod imap;
@@ -13,6 +14,7 @@ mod map;
 mod options;
 mod shareable;
 mod submit;
+mod suspend;
 
 use std::fmt;
 use std::sync::Arc;

@@ -204,6 +204,8 @@ impl Settings {
             fast_lane: true,
             cpus: Vec::new(),
             niceness: None,
+            limits: Vec::new(),
+            sandbox: None,
             shared: None,
             member: Some(Box::new(member)),
         })

@@ -6,6 +6,10 @@
 pub(crate) mod capture;
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+#[cfg(not(feature = "failpoints"))]
+pub(crate) mod failpoint;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
@@ -13,8 +17,10 @@ pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod sandbox;
 pub(crate) mod signal;
 pub(crate) mod socket;
+mod syscalls;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};

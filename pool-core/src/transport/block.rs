@@ -52,6 +52,13 @@ impl WorkerBlock {
         self.0.write(AREA + usize::from(half & 1) * PIECE_BYTES, bytes);
     }
 
+    /// Writes what only a worker that has lost its mind would, anywhere in front of the area.
+    #[cfg(test)]
+    pub(crate) fn scribble(&self, at: usize, bytes: &[u8]) {
+        let at = at % AREA;
+        self.0.write(at, &bytes[..bytes.len().min(AREA - at)]);
+    }
+
     /// Worker: takes a piece out. `out` has the capacity for it.
     pub(crate) fn take_piece(&self, half: u8, len: u32, out: &mut Vec<u8>) {
         let len = (len as usize).min(PIECE_BYTES);

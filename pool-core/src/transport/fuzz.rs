@@ -1,14 +1,12 @@
 //! Arbitrary bytes as replies: on the socket, cut anywhere, and in the lane. `scripts/fuzz` takes its time; the tests replay the corpus.
 
-#[path = "../../../tests/src/mutate.rs"]
-mod mutate;
-
 use std::os::fd::AsFd;
 
 use super::block::WorkerBlock;
 use super::lane::{self, LaneReader, Need};
 use super::replies::{ReplyReader, Round};
 use crate::codec;
+use crate::mutate;
 use crate::sys::socket;
 use crate::task::entry::Fault;
 use crate::wire::from_worker::{Header, Kind, Malformed};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::PROTOCOL_VERSION;
+use crate::sandbox::Limit;
 
 /// What a process is to be, as the first bytes on its socket say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,10 @@ pub(crate) struct Boot {
     pub(crate) depth: u32,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
+    /// What it may take of other things.
+    pub(crate) limits: Vec<Limit>,
+    /// The length of its encoded [`Confinement`](crate::sandbox::Confinement), whose file follows that of the shared object.
+    pub(crate) sandbox: Option<u64>,
     /// The CPU that it is bound to.
     pub(crate) cpu: Option<u32>,
     pub(crate) niceness: Option<i32>,

@@ -8,7 +8,7 @@ use super::outbox::{Next, Outbox};
 use super::printed::Capture;
 use crate::attach;
 use crate::ids::Lease;
-use crate::sys::{clock, memory};
+use crate::sys::{clock, failpoint, memory};
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
@@ -80,12 +80,14 @@ impl Inbox {
             {
                 return End::Orphaned;
             }
+            failpoint::at("worker.received");
             if let Err(end) = self.handle_all(&message, &mut outbox, registry) {
                 return end;
             }
             if !self.tasks.has_more() && outbox.tell_who_waits().is_err() {
                 return End::Orphaned;
             }
+            failpoint::at("worker.told");
         }
     }
 
@@ -149,6 +151,7 @@ impl Inbox {
                 outbox.end_by_socket(Header::new(kind))?;
             }
             ToWorker::Stop => {
+                failpoint::at("worker.stop");
                 outbox.tell()?;
                 return Err(End::Stop);
             }
@@ -199,23 +202,28 @@ impl Inbox {
         function: impl FnOnce(&mut Output<'_>) -> Result<(), Fault>,
     ) -> Result<(), End> {
         let started = clock::now_ns();
+        failpoint::at("worker.start");
         if !self.page.start(lease, started) {
             attach::hand_over(Vec::new());
             return Ok(());
         }
+        failpoint::at("worker.started");
         context::set_current(Some(lease));
         let kind = trace::in_task(|| outbox.capture(function));
         context::set_current(None);
         let now = clock::now_ns();
+        failpoint::at("worker.called");
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             return Err(End::Condemned);
         }
+        failpoint::at("worker.finished");
         let header = Header { lease, elapsed_ns: now - started, ..Header::new(kind) };
         match self.printed.take() {
             None => outbox.end(header, now, next)?,
             Some(output) => outbox.end_with(header, &output)?,
         }
+        failpoint::at("worker.replied");
         Ok(())
     }
 }
@@ -231,6 +239,7 @@ fn call(
 
 /// Runs the initializer. Its result is dropped; its failure ends the worker.
 fn initialize(callee: Callee, input: &[u8], outbox: &mut Outbox) -> Result<(), End> {
+    failpoint::at("worker.initialize");
     if input.is_empty() && callee == Callee::BY_NAME {
         outbox.send(Header::new(Kind::Ready), |_| Ok(()))?;
         return Ok(());

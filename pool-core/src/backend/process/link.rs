@@ -351,7 +351,9 @@ impl ProcessLink {
         }
         if self.ends.as_ref().is_some_and(|ends| ends.is_closed()) {
             // its fork server is gone, and did not keep its number for it: only the descriptor is sure to mean it
-            let _ = self.pidfd.kill();
+            if matches!(signal, GroupSignal::Terminate | GroupSignal::Kill) {
+                let _ = self.pidfd.kill();
+            }
             return;
         }
         // an empty group, or one that the worker has left, can't be signalled, and need not be

@@ -99,6 +99,9 @@ pub(crate) struct Recipe {
     /// Worker `i` is bound to number `i` of these, again and again.
     pub(crate) cpus: Vec<u32>,
     pub(crate) niceness: Option<i32>,
+    pub(crate) limits: Vec<crate::sandbox::Limit>,
+    /// The file of what the worker may do, and its length.
+    pub(crate) sandbox: Option<(Arc<OwnedFd>, u64)>,
     /// The file of the shared object, and its length.
     pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
     /// `None` for a worker of a pool.
@@ -198,6 +201,8 @@ impl Recipe {
             cpu: cpu_of(&self.cpus, seat),
             niceness: self.niceness,
             has_group: self.groups.is_some(),
+            limits: self.limits.clone(),
+            sandbox: self.sandbox.as_ref().map(|(_, len)| *len),
             shared: self.shared.as_ref().map(|(_, len)| *len),
             has_stdout: stdout.is_some(),
             fast_lane: self.fast_lane,
@@ -209,6 +214,7 @@ impl Recipe {
             },
         };
         fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
+        fds.extend(self.sandbox.as_ref().map(|(file, _)| file.as_raw_fd()));
         fds.extend(stdout);
         send_first(stream, &Summoned::Worker(boot), &fds)
     }
