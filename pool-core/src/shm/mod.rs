@@ -7,6 +7,7 @@ mod array;
 mod bytes;
 mod cells;
 pub(crate) mod object;
+pub(crate) mod post;
 mod raw;
 mod value;
 
