@@ -167,6 +167,11 @@ pub(crate) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     Ok(send(fd.as_raw_fd(), bytes, flags).map(drop)?)
 }
 
+/// Receives what is there, without blocking.
+pub(crate) fn receive_now(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT)?)
+}
+
 /// The other side reads the end of the stream from now on, also if other copies of this descriptor are open.
 pub(crate) fn shut_down(fd: BorrowedFd<'_>) -> io::Result<()> {
     use nix::sys::socket::{Shutdown, shutdown};
