@@ -10,6 +10,8 @@ pub(crate) mod object;
 pub(crate) mod post;
 mod raw;
 mod value;
+#[cfg(feature = "ndarray")]
+mod views;
 
 pub use array::{Array, ArrayGuard};
 pub use bytes::SharedBytes;
