@@ -22,7 +22,7 @@ fn kills() -> u64 {
 }
 
 fn case() -> Case {
-    Case::with_limit(Duration::from_secs(60) + Duration::from_millis(100) * kills() as u32)
+    Case::with_limit(Duration::from_secs(60) + Duration::from_millis(500) * kills() as u32)
 }
 
 /// A number below `limit`, different from one call to the next, the same in each run.

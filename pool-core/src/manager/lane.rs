@@ -11,7 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use super::address::Stream;
 use super::spin::Spin;
@@ -31,6 +31,43 @@ const FULL: u64 = 3;
 /// Offsets of the words, in cache lines of their own, and of the frames.
 const WORDS: [usize; 2] = [0, 128];
 const HEAD: usize = 4096;
+
+/// What both sides do with a word: for all kinds of words, because a model has one that loom knows.
+trait Word {
+    fn state(&self) -> u64;
+    fn set(&self, state: u64);
+    fn change(&self, from: u64, to: u64) -> Result<u64, u64>;
+
+    /// The receiver ends its look, unless something has come: what it finds.
+    fn settle(&self) -> u64 {
+        self.change(AWAKE, ASLEEP).unwrap_or_else(|state| state)
+    }
+
+    /// The sender says what has come, if the receiver looks.
+    fn tell(&self, state: u64) -> bool {
+        self.change(AWAKE, state).is_ok()
+    }
+}
+
+macro_rules! word {
+    ($word:ty) => {
+        impl Word for $word {
+            fn state(&self) -> u64 {
+                self.load(Acquire)
+            }
+
+            fn set(&self, state: u64) {
+                self.store(state, Release);
+            }
+
+            fn change(&self, from: u64, to: u64) -> Result<u64, u64> {
+                self.compare_exchange(from, to, AcqRel, Acquire)
+            }
+        }
+    };
+}
+
+word!(AtomicU64);
 
 /// One side's view.
 #[derive(Debug)]
@@ -84,21 +121,22 @@ impl Lane {
 
     /// This side looks from now on: to be followed by [`take`](Lane::take).
     pub(super) fn look(&self) {
-        self.word(self.inbox).store(AWAKE, Release);
+        self.word(self.inbox).set(AWAKE);
     }
 
     /// Waits awake for a frame, and writes it to `frame`. `false`: the next one comes by the socket.
     pub(super) fn take(&self, spin: &mut Spin, frame: &mut Vec<u8>) -> io::Result<bool> {
         let word = self.word(self.inbox);
-        let arrived = || Some(word.load(Acquire)).filter(|state| *state != AWAKE);
-        let state = spin.until(arrived).unwrap_or_else(|| {
-            match word.compare_exchange(AWAKE, ASLEEP, Acquire, Acquire) {
-                Ok(_) => ASLEEP,
-                Err(state) => state,
-            }
-        });
+        let arrived = || Some(word.state()).filter(|state| *state != AWAKE);
+        let state = match spin.until(arrived) {
+            Some(state) => state,
+            None => match word.settle() {
+                AWAKE => return Ok(false),
+                state => state,
+            },
+        };
         if state < FULL {
-            word.store(ASLEEP, Relaxed);
+            word.set(ASLEEP);
             return Ok(false);
         }
         let len = usize::try_from(state - FULL).ok().filter(|len| *len <= MANAGER_LANE_BYTES);
@@ -106,7 +144,7 @@ impl Lane {
         frame.clear();
         frame.reserve(len);
         self.block.read_into(Lane::start(self.inbox), len, frame);
-        word.store(ASLEEP, Release);
+        word.set(ASLEEP);
         Ok(true)
     }
 
@@ -114,7 +152,7 @@ impl Lane {
     pub(super) fn put(&self, frame: &[u8]) -> bool {
         let place = 1 - self.inbox;
         let word = self.word(place);
-        if word.load(Acquire) != AWAKE {
+        if word.state() != AWAKE {
             return false;
         }
         let fits = frame.len() <= MANAGER_LANE_BYTES;
@@ -124,17 +162,17 @@ impl Lane {
         } else {
             ELSEWHERE
         };
-        word.compare_exchange(AWAKE, state, Release, Relaxed).is_ok() && fits
+        word.tell(state) && fits
     }
 
     /// Tells the other side, if it is awake, that something comes by the socket.
     pub(super) fn announce(&self) {
-        let _ = self.word(1 - self.inbox).compare_exchange(AWAKE, ELSEWHERE, Release, Relaxed);
+        self.word(1 - self.inbox).tell(ELSEWHERE);
     }
 
     /// Whether what was sent last is still there, which it is for ever if the other side was gone.
     pub(super) fn is_untaken(&self) -> bool {
-        self.word(1 - self.inbox).load(Acquire) >= FULL
+        self.word(1 - self.inbox).state() >= FULL
     }
 }
 
@@ -187,7 +225,7 @@ mod tests {
     fn nonsense_is_an_error() {
         let (client, server) = pair();
         server.look();
-        client.word(0).store(u64::MAX, Relaxed);
+        client.word(0).set(u64::MAX);
         server.take(&mut spin(), &mut Vec::new()).unwrap_err();
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let unsealed = memory::anonymous_file().unwrap();
@@ -205,7 +243,7 @@ mod tests {
         let count = std::sync::Arc::clone(&taken);
         let received = std::thread::spawn(move || {
             let mut by_lane = 0;
-            for i in 0..20_000_u32 {
+            for i in 0..2_000_u32 {
                 let mut frame = Vec::new();
                 server.look();
                 if server.take(&mut Spin::new(Duration::from_nanos(200)), &mut frame).unwrap() {
@@ -219,7 +257,7 @@ mod tests {
             by_lane
         });
         let mut by_lane = 0;
-        for i in 0..20_000_u32 {
+        for i in 0..2_000_u32 {
             // not before the last one was taken
             while taken.load(Acquire) < u64::from(i) {
                 std::thread::yield_now();
@@ -231,5 +269,90 @@ mod tests {
             }
         }
         assert_eq!(received.join().unwrap(), by_lane);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use loom::thread;
+
+    word!(AtomicU64);
+
+    /// A place with its word, and the socket beside it.
+    struct Both {
+        word: AtomicU64,
+        place: AtomicU64,
+        socket: AtomicU64,
+    }
+
+    impl Both {
+        fn new() -> Both {
+            let [word, place, socket] = [ASLEEP, 0, 0].map(AtomicU64::new);
+            Both { word, place, socket }
+        }
+
+        /// The receiver looks so many times (not at all, if that is 0), and then turns to the socket.
+        fn receive(&self, looks: usize) -> u64 {
+            if looks > 0 {
+                let found = (0..looks).map(|_| self.word.state()).find(|state| *state != AWAKE);
+                if found.unwrap_or_else(|| self.word.settle()) >= FULL {
+                    let frame = self.place.load(Relaxed);
+                    self.word.set(ASLEEP);
+                    return frame;
+                }
+            }
+            loop {
+                let frame = self.socket.swap(0, AcqRel);
+                if frame != 0 {
+                    return frame;
+                }
+                thread::yield_now();
+            }
+        }
+
+        /// As [`Lane::put`], and else by the socket.
+        fn send(&self, frame: u64) {
+            let is_awake = self.word.state() == AWAKE;
+            if is_awake {
+                self.place.store(frame, Relaxed);
+            }
+            if !is_awake || !self.word.tell(FULL) {
+                self.socket.store(frame, Release);
+            }
+        }
+    }
+
+    /// Requests and replies in turn: each arrives, whole, whichever way it takes.
+    #[test]
+    fn each_frame_arrives_by_one_way() {
+        for looks in 0..3 {
+            loom::model(move || {
+                let both = Arc::new((Both::new(), Both::new()));
+                let server = Arc::clone(&both);
+                let server = thread::spawn(move || {
+                    let mut looks_now = 0;
+                    for request in 1..4 {
+                        assert_eq!(server.0.receive(looks_now), request);
+                        // before the client can send the next one
+                        looks_now = looks;
+                        if looks > 0 {
+                            server.0.word.set(AWAKE);
+                        }
+                        server.1.send(10 + request);
+                    }
+                });
+                for request in 1..4 {
+                    if looks > 0 {
+                        both.1.word.set(AWAKE);
+                    }
+                    both.0.send(request);
+                    assert_eq!(both.1.receive(looks), 10 + request);
+                }
+                server.join().unwrap();
+            });
+        }
     }
 }

@@ -414,3 +414,6 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod model;
