@@ -275,8 +275,9 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
-    use loom::sync::Arc;
+    use crate::primitives::{lock, unpoisoned};
     use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use loom::sync::{Arc, Condvar, Mutex};
     use loom::thread;
 
     word!(AtomicU64);
@@ -285,13 +286,13 @@ mod model {
     struct Both {
         word: AtomicU64,
         place: AtomicU64,
-        socket: AtomicU64,
+        socket: (Mutex<Option<u64>>, Condvar),
     }
 
     impl Both {
         fn new() -> Both {
-            let [word, place, socket] = [ASLEEP, 0, 0].map(AtomicU64::new);
-            Both { word, place, socket }
+            let [word, place] = [ASLEEP, 0].map(AtomicU64::new);
+            Both { word, place, socket: (Mutex::new(None), Condvar::new()) }
         }
 
         /// The receiver looks so many times (not at all, if that is 0), and then turns to the socket.
@@ -304,12 +305,12 @@ mod model {
                     return frame;
                 }
             }
+            let mut arrived = lock(&self.socket.0);
             loop {
-                let frame = self.socket.swap(0, AcqRel);
-                if frame != 0 {
-                    return frame;
+                match arrived.take() {
+                    Some(frame) => return frame,
+                    None => arrived = unpoisoned(self.socket.1.wait(arrived)),
                 }
-                thread::yield_now();
             }
         }
 
@@ -320,7 +321,8 @@ mod model {
                 self.place.store(frame, Relaxed);
             }
             if !is_awake || !self.word.tell(FULL) {
-                self.socket.store(frame, Release);
+                *lock(&self.socket.0) = Some(frame);
+                self.socket.1.notify_one();
             }
         }
     }
@@ -328,26 +330,24 @@ mod model {
     /// Requests and replies in turn: each arrives, whole, whichever way it takes.
     #[test]
     fn each_frame_arrives_by_one_way() {
-        for looks in 0..3 {
-            loom::model(move || {
+        for looks in 1..3 {
+            let mut builder = loom::model::Builder::new();
+            builder.preemption_bound = Some(3);
+            builder.check(move || {
                 let both = Arc::new((Both::new(), Both::new()));
                 let server = Arc::clone(&both);
                 let server = thread::spawn(move || {
                     let mut looks_now = 0;
-                    for request in 1..4 {
+                    for request in 1..3 {
                         assert_eq!(server.0.receive(looks_now), request);
                         // before the client can send the next one
                         looks_now = looks;
-                        if looks > 0 {
-                            server.0.word.set(AWAKE);
-                        }
+                        server.0.word.set(AWAKE);
                         server.1.send(10 + request);
                     }
                 });
-                for request in 1..4 {
-                    if looks > 0 {
-                        both.1.word.set(AWAKE);
-                    }
+                for request in 1..3 {
+                    both.1.word.set(AWAKE);
                     both.0.send(request);
                     assert_eq!(both.1.receive(looks), 10 + request);
                 }
