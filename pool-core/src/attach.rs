@@ -9,6 +9,8 @@
 //! | arguments are decoded | is known already, or is made of the descriptor that came along |
 //! | a result is encoded | must have come from the parent, and is written by name |
 //! | a result is decoded | must be known by its name: no descriptor is taken from a worker |
+//! | an item of a queue, or a message of a pipe, is encoded | adds its descriptor to those that go with it |
+//! | one of these is decoded | is known already, or is made of the descriptor that came along |
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
@@ -18,8 +20,7 @@ use std::sync::Arc;
 use crate::limits::MAX_ATTACHMENTS;
 use crate::shm::object::{Object, Wire};
 
-const OUTSIDE: &str =
-    "a shared object can only be passed in the arguments and results of tasks, and through a Pipe";
+const OUTSIDE: &str = "a shared object can only be passed in the arguments and results of tasks, and through a Queue or Pipe";
 
 /// What travels with the arguments of a task, and is kept as long as the task may be started (again). `None`: nothing, as nearly always.
 #[derive(Clone, Debug, Default)]
@@ -167,7 +168,7 @@ pub(crate) fn attach(object: &Arc<Object>) -> Result<u32, String> {
         }
         Doing::Returning if object.is_from_elsewhere() => Ok(u32::MAX),
         Doing::Returning => Err(
-            "a shared object that was made in a worker can't be its task's result, because the parent takes no descriptors from workers: make it in the parent and pass it as an argument".to_owned(),
+            "a shared object that was made in a worker can't be its task's result, because the parent takes no descriptors from workers: make it in the parent and pass it as an argument, or send it through a Queue or Pipe".to_owned(),
         ),
         _ => Err(OUTSIDE.to_owned()),
     }

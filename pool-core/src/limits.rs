@@ -166,6 +166,14 @@ pub(crate) const MANAGER_BUFFER_BYTES: usize = 16 << 10;
 /// A manager looks this often whether the client for which it waits is still there.
 pub(crate) const MANAGER_SLICE: Duration = Duration::from_millis(100);
 
+/// How long the two sides of a connection to a manager wait awake before they sleep. A client waits longer than it takes to wake the manager on another core (20 to 50
+/// microseconds), so that its next request comes while the manager is still awake.
+pub(crate) const MANAGER_CLIENT_SPIN: Duration = Duration::from_micros(50);
+pub(crate) const MANAGER_SERVER_SPIN: Duration = Duration::from_micros(20);
+
+/// The longest frame that goes to or from a manager through shared memory; it is copied there and back, and longer ones are not held up by a socket.
+pub(crate) const MANAGER_LANE_BYTES: usize = 8 << 10;
+
 /// How long an object of a manager is kept, unless told otherwise, when its proxies were passed on and none is known any more: somebody may still have the bytes of one.
 pub(crate) const MANAGER_LINGER: Duration = Duration::from_secs(3600);
 
