@@ -205,6 +205,8 @@ mod attach;
 mod backend;
 mod boot;
 mod codec;
+#[doc(hidden)]
+pub mod command;
 mod dispatch;
 pub mod dummy;
 mod error;

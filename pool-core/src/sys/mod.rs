@@ -13,6 +13,7 @@ pub mod failpoint;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
+pub(crate) mod launch;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
