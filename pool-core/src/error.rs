@@ -175,8 +175,9 @@ pub enum ExitCause {
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
-    /// The kernel killed it because memory had run out. A guess: it got SIGKILL from outside, and the kernel's count of such kills, which is one for the
-    /// whole machine, has gone up since a worker was last started or lost.
+    /// The kernel killed it because memory had run out: of the machine, of the cgroup in which the program runs, or of the worker's own
+    /// ([`cgroup_memory_limit`](crate::PoolBuilder::cgroup_memory_limit)). Of a worker with a cgroup of its own that is known. Of others it is a good guess: it got SIGKILL from outside, and the
+    /// kernel's count of such kills, in the memory cgroup of the worker or, where there are none, on the whole machine, has gone up since a worker was last started or lost.
     OutOfMemory,
     /// It sent bytes that are no reply, so the pool killed it.
     Protocol,

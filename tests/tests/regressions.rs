@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pool_core::{Output, PoolError, TaskError, first_error, wait_any_timeout};
 use pool_tests::fault::Fault;
@@ -167,7 +167,12 @@ fn a_limit_counts_for_a_task_behind_another_one() {
     let case = Case::new();
     let pool = case.pool(1);
     let gate = Gate::new();
-    let step = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
+    let step = |ms: u64| {
+        let (begin, limit) = (Instant::now(), Duration::from_millis(ms));
+        while begin.elapsed() < limit {
+            std::thread::park_timeout(limit.saturating_sub(begin.elapsed()));
+        }
+    };
     for round in 1..=10 {
         for _ in 0..50 {
             // known to be short, so that the next ones are given to the worker together, when it has answered the first

@@ -39,6 +39,8 @@ pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<Spaw
     }
     // kills what has outlived its workers
     drop(forks);
+    // the last of them was forgotten with the lock held, as the word that there is nothing more to start was given before that
+    drop(shared.lock());
     if let Some(groups) = shared.settings.recipe().and_then(|recipe| recipe.groups.as_ref()) {
         groups.finish(KILL_WAIT);
     }

@@ -192,6 +192,12 @@ impl<R> MapResult<R> {
         self.parts.iter().all(|part| part.handle.ready())
     }
 
+    /// Whether all items have a result: `false` also if some are not ready yet. Never blocks. Decodes results that nobody has waited for yet.
+    #[must_use]
+    pub fn successful(&mut self) -> bool {
+        self.ready() && self.parts.iter_mut().all(|part| part.arrived().first_error().is_none())
+    }
+
     /// Has the waker woken when the first chunk that is not ready becomes so; `false`: all are ready.
     pub(super) fn register_first(&self, waker: &Waker) -> bool {
         self.parts.iter().any(|part| part.handle.task().register(waker))
