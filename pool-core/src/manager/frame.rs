@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::ManagerError;
 use super::address::Stream;
 use super::lane::Lane;
-use super::spin::Spin;
+use crate::spin::Spin;
 use crate::limits::{MANAGER_BUFFER_BYTES, MANAGER_FRAME_BYTES};
 
 /// Bytes taken for a frame before they have arrived.

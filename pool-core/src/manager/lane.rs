@@ -14,8 +14,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 
 use super::address::Stream;
-use super::spin::Spin;
 use crate::limits::MANAGER_LANE_BYTES;
+use crate::spin::Spin;
 use crate::sys::memory::{self, SharedBlock};
 use crate::sys::socket;
 

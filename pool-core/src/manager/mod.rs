@@ -16,7 +16,6 @@ mod queue;
 mod registered;
 mod server;
 mod signals;
-mod spin;
 mod value;
 
 use std::fmt;

@@ -310,7 +310,7 @@ impl<P> PoolBuilder<P> {
         self
     }
 
-    /// Whether small results come back through memory that the pool shares with each worker, which is quicker than a socket. For measurements, and where somebody
+    /// Whether small tasks and results go through memory that the pool shares with each worker, which is quicker than sockets. For measurements, and where somebody
     /// wants to do without. Default: yes.
     pub fn fast_lane(mut self, on: bool) -> Self {
         self.fast_lane = on;

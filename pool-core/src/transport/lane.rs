@@ -33,6 +33,52 @@ pub(crate) const LEN: usize = BYTES + RING as usize;
 /// Messages larger than this go another way.
 const LARGEST: usize = FRAME_BYTES + 4096;
 
+/// The steps by which writer and reader agree on what is there and who is told, with their orderings: for all kinds of words, because the model has one
+/// that loom knows.
+trait Word {
+    /// Sees all that was written before the value.
+    fn get(&self) -> u64;
+    /// Shows all that was written before.
+    fn put(&self, value: u64);
+    /// In one order with all other steps of these names.
+    fn put_in_order(&self, value: u64);
+    fn get_in_order(&self) -> u64;
+    fn take_in_order(&self) -> u64;
+}
+
+impl Word for AtomicU64 {
+    fn get(&self) -> u64 {
+        self.load(Acquire)
+    }
+
+    fn put(&self, value: u64) {
+        self.store(value, Release);
+    }
+
+    fn put_in_order(&self, value: u64) {
+        self.store(value, SeqCst);
+    }
+
+    fn get_in_order(&self) -> u64 {
+        self.load(SeqCst)
+    }
+
+    fn take_in_order(&self) -> u64 {
+        self.swap(0, SeqCst)
+    }
+}
+
+/// The reader asks for the bell; `false`: something has come before the writer could know.
+fn ask(listens: &impl Word, written: &impl Word, read: u64, need: Need) -> bool {
+    listens.put_in_order(need as u64);
+    written.get_in_order() == read
+}
+
+/// The writer, behind what it has published: whether it has to ring. Asking takes the wish away.
+fn is_asked(listens: &impl Word, need: Need) -> bool {
+    listens.get_in_order() >= need as u64 && listens.take_in_order() != 0
+}
+
 /// A ring in its block.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -51,7 +97,7 @@ impl Lane {
 
     /// Whether something was written beyond this position.
     fn has_beyond(&self, read: u64) -> bool {
-        self.word(WRITTEN).load(Acquire) != read
+        self.word(WRITTEN).get() != read
     }
 
     /// Writes what only a worker that has lost its mind would: any position, and bytes anywhere in the ring.
@@ -125,7 +171,7 @@ impl LaneReader {
 
     /// How many bytes lie there that were not read.
     pub(super) fn available(&self) -> Result<u64, Malformed> {
-        let len = self.lane.word(WRITTEN).load(Acquire).wrapping_sub(self.read);
+        let len = self.lane.word(WRITTEN).get().wrapping_sub(self.read);
         if len > RING { Err(Malformed) } else { Ok(len) }
     }
 
@@ -156,18 +202,17 @@ impl LaneReader {
 
     /// The writer may write where was read.
     pub(super) fn release(&self) {
-        self.lane.word(READ).store(self.read, Release);
+        self.lane.word(READ).put(self.read);
     }
 
     /// From now on the bell is to be rung. `false`: something was written before the writer could know.
     pub(crate) fn listen(&self, need: Need) -> bool {
-        self.lane.word(LISTENS).store(need as u64, SeqCst);
-        self.lane.word(WRITTEN).load(SeqCst) == self.read
+        ask(self.lane.word(LISTENS), self.lane.word(WRITTEN), self.read, need)
     }
 
     /// The reader looks by itself until it listens again. Returns whether the bell may have been rung.
     pub(crate) fn stop_listening(&self) -> bool {
-        self.lane.word(LISTENS).swap(0, SeqCst) == 0
+        self.lane.word(LISTENS).take_in_order() == 0
     }
 }
 
@@ -200,7 +245,7 @@ impl LaneWriter {
     pub(crate) fn publish(&mut self, message: &[u8], spare: u64) -> bool {
         let len = message.len() as u64;
         // a reader that says it has read what was not written yet has lost its mind, and the difference is huge
-        let unread = self.written.wrapping_sub(self.lane.word(READ).load(Acquire));
+        let unread = self.written.wrapping_sub(self.lane.word(READ).get());
         if message.len() > LARGEST || unread.saturating_add(len + spare) > RING {
             return false;
         }
@@ -210,7 +255,7 @@ impl LaneWriter {
         self.lane.block.write(bytes + offset, one);
         self.lane.block.write(bytes, other);
         self.written = self.written.wrapping_add(len);
-        self.lane.word(WRITTEN).store(self.written, SeqCst);
+        self.lane.word(WRITTEN).put_in_order(self.written);
         true
     }
 
@@ -221,7 +266,7 @@ impl LaneWriter {
 
     /// Whether the reader has got beyond this position.
     pub(crate) fn is_read(&self, position: u64) -> bool {
-        let read = self.lane.word(READ).load(Acquire);
+        let read = self.lane.word(READ).get();
         self.written.wrapping_sub(read) < self.written.wrapping_sub(position)
     }
 
@@ -233,8 +278,7 @@ impl LaneWriter {
 
     /// Whether the reader must be told of what was published, if it needs it so soon. Asking takes the wish away.
     pub(crate) fn is_bell_wanted(&self, need: Need) -> bool {
-        let listens = self.lane.word(LISTENS);
-        listens.load(SeqCst) >= need as u64 && listens.swap(0, SeqCst) != 0
+        is_asked(self.lane.word(LISTENS), need)
     }
 }
 
@@ -320,5 +364,131 @@ mod tests {
             writer.lane.word(READ).store(read, SeqCst);
             assert!(!writer.publish(b"to somebody out of his mind", 0));
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::primitives::{lock, unpoisoned};
+    use loom::sync::atomic::{AtomicU64, Ordering, fence};
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    /// loom takes accesses in one order for weaker ones, but knows such fences.
+    impl Word for AtomicU64 {
+        fn get(&self) -> u64 {
+            self.load(Ordering::Acquire)
+        }
+
+        fn put(&self, value: u64) {
+            self.store(value, Ordering::Release);
+        }
+
+        fn put_in_order(&self, value: u64) {
+            self.store(value, Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+
+        fn get_in_order(&self) -> u64 {
+            fence(Ordering::SeqCst);
+            self.load(Ordering::Acquire)
+        }
+
+        fn take_in_order(&self) -> u64 {
+            fence(Ordering::SeqCst);
+            let value = self.swap(0, Ordering::AcqRel);
+            fence(Ordering::SeqCst);
+            value
+        }
+    }
+
+    /// A ring of one place, its words, and the way on which the bell rings.
+    struct Both {
+        written: AtomicU64,
+        read: AtomicU64,
+        listens: AtomicU64,
+        place: AtomicU64,
+        bells: (Mutex<u32>, Condvar),
+    }
+
+    impl Both {
+        fn new() -> Both {
+            let [written, read, listens, place] = [0; 4].map(AtomicU64::new);
+            Both { written, read, listens, place, bells: (Mutex::new(0), Condvar::new()) }
+        }
+
+        /// As [`LaneWriter::publish`] and what follows it.
+        fn write(&self, position: u64, message: u64, need: Need) {
+            while self.read.get() != position {
+                thread::yield_now();
+            }
+            self.place.store(message, Ordering::Relaxed);
+            self.written.put_in_order(position + 1);
+            if is_asked(&self.listens, need) {
+                *lock(&self.bells.0) += 1;
+                self.bells.1.notify_one();
+            }
+        }
+
+        /// As a worker's look, and its sleep without one: a bell that was rung is always taken.
+        fn read(&self, position: u64, need: Need) -> u64 {
+            loop {
+                if self.written.get() != position {
+                    let message = self.place.load(Ordering::Relaxed);
+                    self.read.put(position + 1);
+                    return message;
+                }
+                let may_sleep = ask(&self.listens, &self.written, position, need);
+                if may_sleep || self.listens.take_in_order() == 0 {
+                    let mut bells = lock(&self.bells.0);
+                    while *bells == 0 {
+                        bells = unpoisoned(self.bells.1.wait(bells));
+                    }
+                    *bells -= 1;
+                }
+            }
+        }
+    }
+
+    fn model(run: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(run);
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_is_always_told() {
+        for need in [Need::Sometime, Need::Now] {
+            model(move || {
+                let lane = Arc::new(Both::new());
+                let writer = Arc::clone(&lane);
+                let writer = thread::spawn(move || {
+                    writer.write(0, 7, need);
+                    writer.write(1, 8, need);
+                });
+                assert_eq!((lane.read(0, need), lane.read(1, need)), (7, 8));
+                writer.join().unwrap();
+                assert_eq!(*lock(&lane.bells.0), 0, "no bell is left that nobody takes");
+            });
+        }
+    }
+
+    #[test]
+    fn who_is_in_no_hurry_is_told_before_the_writer_sleeps() {
+        model(|| {
+            let lane = Arc::new(Both::new());
+            let writer = Arc::clone(&lane);
+            let writer = thread::spawn(move || {
+                writer.write(0, 7, Need::Now);
+                // nothing else to do
+                if is_asked(&writer.listens, Need::Sometime) {
+                    *lock(&writer.bells.0) += 1;
+                    writer.bells.1.notify_one();
+                }
+            });
+            assert_eq!(lane.read(0, Need::Sometime), 7);
+            writer.join().unwrap();
+        });
     }
 }

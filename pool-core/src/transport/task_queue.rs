@@ -3,10 +3,12 @@
 //! that has nothing to do looks at the lane for a moment, then sleeps on the channel; an empty message on it is the lane's bell.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::lane::{Lane, LaneReader, LaneWriter, Need};
 use super::tasks::{TaskReceiver, TaskSender, Unsent};
-use crate::spin::spin_until;
+use crate::limits::SPIN_NS;
+use crate::spin::Spin;
 use crate::wire::to_worker::{self, ToWorker};
 
 /// What the lane keeps free for records that point to the channel: far more than there are messages on it.
@@ -51,11 +53,14 @@ pub(crate) struct TaskQueueReader {
     lane: Option<LaneReader>,
     /// Messages of the channel to which the lane has not come yet.
     early: VecDeque<Vec<u8>>,
+    spin: Spin,
 }
 
 impl TaskQueueReader {
     pub(crate) fn new(receiver: TaskReceiver, lane: Option<Lane>) -> TaskQueueReader {
-        TaskQueueReader { receiver, lane: lane.map(LaneReader::new), early: VecDeque::new() }
+        let (lane, early) = (lane.map(LaneReader::new), VecDeque::new());
+        let spin = Spin::new(Duration::from_nanos(SPIN_NS));
+        TaskQueueReader { receiver, lane, early, spin }
     }
 
     /// Whether there is something to do without waiting for it. (Of the channel this is not known.)
@@ -66,8 +71,11 @@ impl TaskQueueReader {
     /// Looks for the next records for a moment, and puts them in the place of what `buffer` holds. `false`: there are none in the lane.
     pub(crate) fn look(&mut self, buffer: &mut Vec<u8>) -> bool {
         let Some(lane) = &mut self.lane else { return false };
+        if !lane.has_news() && self.spin.is_worth_it() {
+            self.spin.until(|| lane.has_news().then_some(()));
+        }
         // only another program could write a position that is refused
-        spin_until(|| lane.has_news()) && lane.copy_out(buffer) == Ok(true)
+        lane.copy_out(buffer) == Ok(true)
     }
 
     /// Waits for the next records, asleep, and puts them in the place of what `buffer` holds. `false`: the parent is gone.
