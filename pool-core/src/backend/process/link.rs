@@ -40,6 +40,8 @@ pub(crate) struct Started {
     pub(crate) sender: TaskQueueWriter,
     pub(crate) block: WorkerBlock,
     pub(crate) group: Option<Group>,
+    /// The cgroup in which its memory is counted if it has none of its own.
+    pub(crate) home: Option<Place>,
     /// Standard output and standard error.
     pub(crate) sinks: [Sink; 2],
 }
@@ -185,7 +187,7 @@ impl ProcessLink {
             violated: false,
             killed: false,
             captured,
-            home: started.group.is_none().then(Place::own).flatten(),
+            home: started.home,
             group: started.group,
             still: None,
             cause: None,

@@ -16,7 +16,7 @@ use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
 use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::output::Output;
-use crate::sys::cgroup::{Delegated, Group};
+use crate::sys::cgroup::{Delegated, Group, Place};
 use crate::sys::{self, capture, pidfd::PidFd, socket};
 use crate::transport::block::WorkerBlock;
 use crate::transport::task_queue::TaskQueueWriter;
@@ -309,7 +309,8 @@ impl Ours {
         ends: Option<Arc<WorkerEnds>>,
     ) -> Started {
         let Ours { stream, sender, block, group, sinks } = self;
-        Started { seat, pid, pidfd, ends, stream, sender, block, group, sinks }
+        let home = group.is_none().then(Place::own).flatten();
+        Started { seat, pid, pidfd, ends, stream, sender, block, group, home, sinks }
     }
 }
 

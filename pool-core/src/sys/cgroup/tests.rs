@@ -115,9 +115,7 @@ fn real(version: Version, test: &str) -> Option<Delegated> {
     let all = Delegated { version, directory, bytes, owner, namespace, graves };
     let trial = all.directory.join(format!("{PREFIX}{test}-{}", std::process::id()));
     let made = fs::create_dir(&trial).and_then(|()| fs::remove_dir(&trial));
-    if made.is_err() {
-        println!("SKIPPED: no group of version {version:?} can be made here");
-    }
+    // where this user may not, there is nothing to be tried
     made.ok().map(|()| all)
 }
 
