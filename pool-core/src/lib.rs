@@ -163,9 +163,11 @@
 //! # }
 //! ```
 //!
+//! With the feature `ndarray`, the guard of an [`Array`], and [`SharedBytes`], give views with several dimensions.
+//!
 //! Objects have no names, so nothing is left of them: the memory is freed with the last process that has it. They may be made anywhere, and go to workers, to workers of
-//! workers, and through pipes. A task's result may be an object that came with its arguments, but not one that was made in the worker: the parent takes no descriptors from
-//! workers, except through a [`Pipe`].
+//! workers, and through queues and pipes. A task's result may be an object that came with its arguments, but not one that was made in the worker: the parent takes no descriptors from
+//! workers, except through a [`Queue`] or [`Pipe`].
 //!
 //! A process that is killed at any instruction blocks nobody: the next one gets its lock, [and is told](Poisoned), within some milliseconds.
 //!
@@ -203,6 +205,8 @@ mod attach;
 mod backend;
 mod boot;
 mod codec;
+#[doc(hidden)]
+pub mod command;
 mod dispatch;
 pub mod dummy;
 mod error;
@@ -223,6 +227,8 @@ mod sandbox;
 mod sched;
 mod shm;
 mod slot;
+mod small_bytes;
+mod spin;
 mod sync;
 mod sys;
 mod task;

@@ -87,7 +87,7 @@ fn row_23_a_worker_stopped_in_mid_argument_does_not_keep_a_task_with_a_time_limi
     let case = Case::new();
     let pool = case.pool(1);
     stop(seats(&pool, 1)[0]);
-    let limit = Duration::from_millis(100);
+    let limit = Duration::from_secs(3);
     let sum = |bytes: Vec<u8>| bytes.len();
     let handle = pool.task(sum).timeout(limit).apply_async((vec![1u8; 24 << 20],)).unwrap();
     assert_eq!(handle.get(), Ok(24 << 20));

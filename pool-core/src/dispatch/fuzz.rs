@@ -1,15 +1,14 @@
 //! The whole of the parent's side (readers, judgement, scheduler) among workers that are bytes: an input is a program of what workers say, write into shared
 //! memory and die of, and of what the user does meanwhile. `scripts/fuzz` takes its time; the tests replay the corpus.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::core::{Core, Effects, Payload, Request, SpawnRequest, TaskSlot, put};
+use super::core::{Core, Effects, SpawnRequest, put};
+use super::task::{Body, Extras, Payload, Request, TaskSlot};
 use super::{Courier, Settings};
-use crate::attach::Attachments;
 use crate::backend::Link;
 use crate::backend::process::link::{ProcessLink, Started};
 use crate::backend::process::spawner::Sink;
@@ -25,12 +24,15 @@ use crate::sys::poll::Watch;
 use crate::sys::{clock, socket};
 use crate::task::callee::Callee;
 use crate::task::entry::Fault;
-use crate::task::job::Outcome;
+use crate::task::job::Value;
 use crate::transport::block::WorkerBlock;
 use crate::transport::status::Progress;
+use crate::transport::task_queue::TaskQueueWriter;
 use crate::transport::tasks;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
+
+type Outcome = Result<Value, TaskError>;
 
 /// No process has such a number, and no group.
 const NOBODY: u32 = 1 << 30;
@@ -133,8 +135,10 @@ impl<'a> World<'a> {
         let sinks = [Sink::Elsewhere, Sink::Elsewhere];
         let pidfd = PidFd::of_nobody();
         let stream = ours;
+        let sender = TaskQueueWriter::new(sender, Some(block.tasks()));
+        let (ends, group) = (None, None);
         let started =
-            Started { seat, pid: NOBODY, pidfd, ends: None, stream, sender, block, sinks };
+            Started { seat, pid: NOBODY, pidfd, ends, stream, sender, block, group, sinks };
         let (link, _) = ProcessLink::new(started, self.core.settings.max_result);
         put(&mut self.core.links, worker.index(), Link::Process(Box::new(link)));
         self.peers.push(Peer { worker, stream: theirs, tasks, block: their_block });
@@ -145,23 +149,23 @@ impl<'a> World<'a> {
         if self.core.sched.phase() != Phase::Running || self.tasks.len() > 200 {
             return;
         }
-        let slot = Arc::new(TaskSlot::new());
         let retries = u32::from(options & 3);
         let len = if options & 64 > 0 { 200_000 } else { usize::from(options) };
-        let request = Request {
-            callee: Callee(i64::from(options & 12)),
-            name: Cow::Borrowed("fuzz"),
-            payload: Payload::encoded(vec![options; len]),
-            attachments: Attachments::default(),
-            items: 1,
-            retries,
+        let extras = Extras {
             timeout: (options & 16 > 0).then_some(Duration::from_millis(50)),
             soft_timeout: (options & 32 > 0).then_some(Duration::from_millis(20)),
+            ..Extras::default()
+        };
+        let payload = Payload::encoded(vec![options; len].into());
+        let body = Body::new(Callee(i64::from(options & 12)), "fuzz", payload, extras);
+        let slot = Arc::clone(body.slot());
+        let request = Request {
+            body,
+            items: 1,
+            retries,
             priority: i32::from(options >> 6),
             backoff: None,
-            awaited: options & 128 > 0,
-            finish: None,
-            slot: Arc::clone(&slot),
+            attended: options & 128 > 0,
         };
         let mut effects = Effects::default();
         let key = self.core.submit(request, &mut effects);
@@ -392,6 +396,7 @@ impl<'a> World<'a> {
             let starts = self.starts.get(&TaskId(number as u64 + 1)).copied().unwrap_or(0);
             assert!(self.scribbled || starts <= 1 + task.retries, "task {number}: {starts} starts");
             let outcome = task.slot.take().flatten().expect("nobody else has taken it");
+            let outcome = outcome.map_err(|error| *error);
             if starts == 0 && !self.scribbled {
                 let has_run =
                     matches!(outcome, Err(TaskError::TimedOut | TaskError::WorkerLost { .. }));

@@ -16,6 +16,7 @@ use crate::error::PoolError;
 use crate::limits::{MAX_DEPTH, NAME_BYTES, SLOTS};
 use crate::output::Output;
 use crate::sched;
+use crate::sys::cgroup::Delegated;
 use crate::sys::process;
 
 impl<P: From<Pool>> PoolBuilder<P> {
@@ -24,7 +25,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
     /// # Errors
     /// [`PoolError::Config`] for settings that make no sense, and for those that threads can't keep; [`PoolError::InitNotCalled`] or [`PoolError::StartFailed`] if workers
     /// don't come up, after a few attempts; [`PoolError::InitFailed`]; [`PoolError::NestedTooDeep`]; [`PoolError::Os`] if the system refuses threads or
-    /// descriptors. Nothing is left running then.
+    /// descriptors; [`PoolError::NoCgroup`] if a [`cgroup_memory_limit`](Self::cgroup_memory_limit) can't be had. Nothing is left running then.
     pub fn build(self) -> Result<P, PoolError> {
         Ok(P::from(Pool { shared: Shared::start(self.into_settings()?)? }))
     }
@@ -111,7 +112,15 @@ impl<P> PoolBuilder<P> {
         role: Role,
         shared: Option<Shareable>,
     ) -> Result<Recipe, PoolError> {
+        let groups = match self.cgroup_memory_limit {
+            Some(bytes) => Some(Arc::new(
+                Delegated::find(self.cgroup_parent.as_deref(), bytes)
+                    .map_err(PoolError::NoCgroup)?,
+            )),
+            None => None,
+        };
         Ok(Recipe {
+            groups,
             pool,
             role,
             executable: self.executable,
@@ -169,10 +178,21 @@ impl<P> PoolBuilder<P> {
         if self.idle_timeout.is_some() && self.min_size.is_none() {
             return Err(config("idle_timeout needs a min_size: without one, all workers stay"));
         }
-        if self.memory_limit.is_some_and(|bytes| bytes < LEAST_MEMORY) {
+        let limits = [
+            ("memory_limit", self.memory_limit),
+            ("cgroup_memory_limit", self.cgroup_memory_limit),
+        ];
+        if let Some((name, _)) =
+            limits.iter().find(|(_, limit)| limit.is_some_and(|bytes| bytes < LEAST_MEMORY))
+        {
             return Err(PoolError::Config(format!(
-                "memory_limit is in bytes, and no worker can start with less than {LEAST_MEMORY}"
+                "{name} is in bytes, and no worker can start with less than {LEAST_MEMORY}"
             )));
+        }
+        if self.cgroup_parent.is_some() && self.cgroup_memory_limit.is_none() {
+            return Err(config(
+                "cgroup_parent is for cgroup_memory_limit: without one, there are no cgroups",
+            ));
         }
         if self.niceness.is_some_and(|niceness| !(-20..=19).contains(&niceness)) {
             return Err(config("niceness must be between -20 and 19"));
@@ -206,6 +226,11 @@ impl<P> PoolBuilder<P> {
             (
                 self.memory_limit.is_some(),
                 "memory_limit",
+                "threads share the memory of this process",
+            ),
+            (
+                self.cgroup_memory_limit.is_some(),
+                "cgroup_memory_limit",
                 "threads share the memory of this process",
             ),
             (

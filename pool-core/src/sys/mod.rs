@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "system calls and mappings; see the SAFETY lines")]
 
 pub(crate) mod capture;
+pub(crate) mod cgroup;
 pub(crate) mod clock;
 #[cfg(not(feature = "failpoints"))]
 pub(crate) mod failpoint;
@@ -12,6 +13,7 @@ pub mod failpoint;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
+pub(crate) mod launch;
 pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;

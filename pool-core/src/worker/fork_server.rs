@@ -178,7 +178,8 @@ impl ForkServer {
 
     /// Calls the preload function. Only threads can't be copied, so it must have left none.
     fn preload(&self, callee: Callee, input: &[u8]) -> Result<(), String> {
-        let mut output = Output { bytes: &mut Vec::new(), limit: u64::MAX };
+        let mut bytes = Vec::new();
+        let mut output = Output::new(&mut bytes, u64::MAX);
         let called = caught(|| callee.entry()(input, &mut output));
         // what it has printed is printed once, not by each worker
         let _ = io::stdout().flush();

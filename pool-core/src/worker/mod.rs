@@ -36,6 +36,7 @@ use crate::sandbox::Confinement;
 use crate::sys::{failpoint, process, signal, socket};
 use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
+use crate::transport::task_queue::TaskQueueReader;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::{Boot, Hello, Summoned};
@@ -115,6 +116,10 @@ fn prepare(
     let mut fds = fds.into_iter();
     let tasks = fds.next().ok_or_else(missing)?;
     let page = fds.next().ok_or_else(missing)?;
+    if boot.has_group {
+        // first of all: what it needs from here on counts there
+        sys::cgroup::enter(fds.next().ok_or_else(missing)?)?;
+    }
     if let Some(len) = boot.shared {
         let content = sys::memory::read_sealed(fds.next().ok_or_else(missing)?, len)?;
         context::set_shared(context::SharedObject::Encoded(Arc::new(content)));
@@ -147,7 +152,7 @@ fn prepare(
     if let Some(seat) = boot.seat {
         context::enter(seat, block.status());
     }
-    let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.lane()), boot.max_result);
+    let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.replies()), boot.max_result);
     let image = process::image_id()?;
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
     failpoint::at("worker.hello");
@@ -167,7 +172,9 @@ fn prepare(
         confine(&plan, &mut outbox)?;
     }
     boot::set_family(Family { kin: boot.kin, parent: family });
-    Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
+    let lane = boot.fast_lane.then(|| block.tasks());
+    let tasks = TaskQueueReader::new(TaskReceiver::adopt(&tasks)?, lane);
+    Ok((Inbox::new(tasks, block, printed), outbox))
 }
 
 fn read_plan(file: OwnedFd, len: u64) -> std::io::Result<Confinement> {
