@@ -111,7 +111,15 @@ fn without_a_sandbox_all_of_it_can_be_done() {
     works(&["none"], &["unix"], &[path.to_str().unwrap()]);
     let probes = ["udp", "datagram-pair", "kill-parent", "kill-thread-of-parent", "limit-parent"];
     works(&["none"], &probes, &[]);
-    let probes = ["read-environment", "start", "outlive-parent", "be-dumped", "nested-pool"];
+    works(&["none"], &["watch"], &["/"]);
+    let probes = [
+        "own-descriptor",
+        "read-environment",
+        "start",
+        "outlive-parent",
+        "be-dumped",
+        "nested-pool",
+    ];
     works(&["none"], &probes, &[]);
     // others may be kept from it by the system
     if nix::unistd::geteuid().is_root() {
@@ -128,7 +136,7 @@ fn files_outside_can_not_be_reached() {
     symlink(&secret, &link).unwrap();
     refused(&BOTH, &["read"], &[link.to_str().unwrap()]);
     refused(&BOTH, &["read"], &[&format!("/proc/self/root{secret}")]);
-    refused(&BOTH, &["list"], &["/"]);
+    refused(&BOTH, &["list", "watch"], &["/"]);
     refused(&["strict"], &["read"], &["/etc/passwd"]);
     refused(&["confined"], &["read"], &["/etc/shadow"]);
     refused(&["confined"], &["write"], &["/etc/passwd"]);
@@ -176,6 +184,8 @@ fn nobody_can_be_connected_to() {
 fn parent_and_siblings_can_not_be_signalled() {
     let probes = ["kill-parent", "kill-group", "kill-all", "kill-thread-of-parent", "limit-parent"];
     refused(&BOTH, &probes, &[]);
+    // by the kernel, when something can be read; or by a key that is typed for the user
+    refused(&BOTH, &["own-descriptor", "type"], &[]);
     let mut sibling = Command::new("sleep").arg("1000").spawn().unwrap();
     refused(&BOTH, &["kill-sibling"], &[&sibling.id().to_string()]);
     assert!(sibling.try_wait().unwrap().is_none());

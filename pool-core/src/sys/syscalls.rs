@@ -26,15 +26,14 @@ pub(super) fn harmful(me: u32) -> Result<Rules, String> {
     rules.insert(libc::SYS_setpriority, vec![not_me(1, me)?]);
     // what ties it to its parent, and hides it from others, stays
     let fixed = [libc::PR_SET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_SET_PTRACER];
-    let fixed = fixed.map(|option| when(0, SeccompCmpOp::Eq, option as u64));
-    rules.insert(libc::SYS_prctl, fixed.into_iter().collect::<Result<_, _>>()?);
+    rules.insert(libc::SYS_prctl, if_one_of(0, &fixed.map(|option| option as u64))?);
     // sockets without an address only: a datagram socket can be sent from to anybody
     rules.insert(libc::SYS_socketpair, vec![is_datagram()?]);
     rules.insert(libc::SYS_sendto, vec![has_address()?]);
-    // what types into the terminal
-    let typing = [libc::TIOCSTI, TIOCLINUX, libc::TIOCSCTTY, libc::TIOCSETD];
-    let typing = typing.map(|request| when(1, SeccompCmpOp::Eq, request));
-    rules.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
+    rules.insert(libc::SYS_ioctl, if_one_of(1, HARMFUL_REQUESTS)?);
+    // a descriptor can be made to signal another process when something is to be read
+    let owning = [libc::F_SETOWN, F_SETOWN_EX, F_SETSIG].map(|command| command as u64);
+    rules.insert(libc::SYS_fcntl, if_one_of(1, &owning)?);
     Ok(rules)
 }
 
@@ -56,23 +55,62 @@ pub(super) fn needed(me: u32, files: bool) -> Result<Rules, String> {
     rules.insert(libc::SYS_clone, vec![when(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
     rules.insert(libc::SYS_prlimit64, vec![when(0, SeccompCmpOp::Eq, 0)?]);
     let named = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA, libc::PR_GET_DUMPABLE];
-    let named = named.map(|option| when(0, SeccompCmpOp::Eq, option as u64));
-    rules.insert(libc::SYS_prctl, named.into_iter().collect::<Result<_, _>>()?);
+    rules.insert(libc::SYS_prctl, if_one_of(0, &named.map(|option| option as u64))?);
     let kinds = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET];
     let kinds = kinds.map(|kind| when(1, SeccompCmpOp::MaskedEq(KIND), kind as u64));
     rules.insert(libc::SYS_socketpair, kinds.into_iter().collect::<Result<_, _>>()?);
     rules.insert(libc::SYS_sendto, vec![condition(4, Qword, SeccompCmpOp::Eq, 0)?]);
     let asking = [libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::TCGETS];
-    let asking = asking.map(|request| when(1, SeccompCmpOp::Eq, request));
-    rules.insert(libc::SYS_ioctl, asking.into_iter().collect::<Result<_, _>>()?);
+    rules.insert(libc::SYS_ioctl, if_one_of(1, &asking)?);
+    let commands = FILE_COMMANDS.map(|command| command as u64);
+    rules.insert(libc::SYS_fcntl, if_one_of(1, &commands)?);
     Ok(rules)
 }
 
 /// The kind of a socket, without its flags.
 const KIND: u64 = 0xf;
 
-/// Not in libc: among other things it types what was marked with the mouse.
-const TIOCLINUX: libc::Ioctl = 0x541c;
+/// Not in libc, or not everywhere; the same number everywhere.
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+
+/// What types into a terminal, takes it away from others or changes how it works; and what makes a descriptor signal others.
+const HARMFUL_REQUESTS: &[u64] = &[
+    libc::TIOCSTI,
+    // among other things it types what was marked with the mouse; not in libc
+    0x541c,
+    libc::TIOCSCTTY,
+    libc::TIOCNOTTY,
+    libc::TIOCSPGRP,
+    libc::TIOCSETD,
+    libc::TIOCSWINSZ,
+    libc::TIOCCONS,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TCSETSF,
+    libc::TCSETS2,
+    libc::TCSETSW2,
+    libc::TCSETSF2,
+    // FIOSETOWN and SIOCSPGRP, which libc has not
+    0x8901,
+    0x8902,
+];
+
+/// What `strict` allows of fcntl.
+const FILE_COMMANDS: [i32; 12] = [
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_SETLKW,
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+    libc::F_GETPIPE_SZ,
+];
 
 fn condition(
     argument: u8,
@@ -88,6 +126,10 @@ fn condition(
 /// The kernel looks at 32 bits of such an argument, so that is what is compared.
 fn when(argument: u8, comparison: SeccompCmpOp, value: u64) -> Result<SeccompRule, String> {
     condition(argument, Dword, comparison, value)
+}
+
+fn if_one_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, String> {
+    values.iter().map(|&value| when(argument, SeccompCmpOp::Eq, value)).collect()
 }
 
 /// Neither 0 nor the number of this process.
@@ -121,6 +163,7 @@ const HARMFUL: &[i64] = &[
     libc::SYS_process_madvise,
     libc::SYS_process_mrelease,
     libc::SYS_kcmp,
+    libc::SYS_get_robust_list,
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_send_signal,
     libc::SYS_tkill,
@@ -171,6 +214,11 @@ const HARMFUL: &[i64] = &[
     libc::SYS_utimensat,
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    libc::SYS_inotify_add_watch,
     libc::SYS_fanotify_init,
     // what works behind a filter's back, and large parts of the kernel that tasks seldom need
     libc::SYS_io_uring_setup,
@@ -256,7 +304,6 @@ const NEEDED: &[i64] = &[
     libc::SYS_fstat,
     libc::SYS_lseek,
     libc::SYS_ftruncate,
-    libc::SYS_fcntl,
     libc::SYS_dup,
     libc::SYS_dup3,
     libc::SYS_pipe2,

@@ -205,6 +205,21 @@ fn try_it(probe: String, rest: Vec<String>, parent: u32) -> String {
         "kill-thread-of-parent" => {
             outcome(system_call(libc::SYS_tgkill, [parent.into(), parent.into(), 0]))
         }
+        "own-descriptor" => {
+            let (reader, _writer) = std::io::pipe().unwrap();
+            let number = std::os::fd::AsRawFd::as_raw_fd(&reader).into();
+            let command = i64::from(libc::F_SETOWN);
+            outcome(system_call(libc::SYS_fcntl, [number, command, parent.into()]))
+        }
+        "type" => outcome(system_call(libc::SYS_ioctl, [0, libc::TIOCSTI as i64, 0])),
+        "watch" => {
+            let queue = system_call(libc::SYS_inotify_init1, [0, 0, 0]);
+            let path = std::ffi::CString::new(argument).unwrap();
+            let watch = |queue| {
+                system_call(libc::SYS_inotify_add_watch, [queue, path.as_ptr() as i64, 256])
+            };
+            outcome(queue.and_then(watch))
+        }
         "trace-parent" => {
             outcome(system_call(libc::SYS_ptrace, [libc::PTRACE_SEIZE.into(), parent.into(), 0]))
         }
