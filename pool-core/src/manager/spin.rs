@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 const TRIES: u32 = 8;
 const RARE: u32 = 64;
 
-/// Looks between two system calls that let others run.
-const LOOKS: u32 = 8;
+/// Looks between two system calls that let others run: about as long as such a call takes.
+const LOOKS: u32 = 32;
 
 /// How one side of a connection waits. Others get the processor in between, so that the two sides of a connection that share one do not wait for each other.
 #[derive(Debug)]
