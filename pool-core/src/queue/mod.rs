@@ -208,7 +208,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         })
     }
 
-    /// The items as they come, until the queue is closed and empty. An item that can't be decoded is an error, and does not end the iteration.
+    /// The items as they come, until the queue is closed and empty. An item that can't be decoded is an error, and does not end the iteration; nor
+    /// does [`GetError::Os`], after which the same item comes again.
     pub fn iter(&self) -> impl Iterator<Item = Result<T, GetError>> + '_ {
         std::iter::from_fn(|| match self.get() {
             Err(GetError::Closed | GetError::Damaged) => None,
