@@ -50,7 +50,7 @@ fn main() {
             println!("pool-core  {what:<12} {clients} clients {:>10.0} operations/s", runs[1]);
         }
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/bench_manager.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/benchmarks/manager.py");
     let python = Command::new("python3").arg(script).arg((count / 10).to_string()).status();
     if !python.is_ok_and(|status| status.success()) {
         println!("CPython: not measured, there is no python3");

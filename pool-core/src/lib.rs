@@ -205,6 +205,8 @@ mod attach;
 mod backend;
 mod boot;
 mod codec;
+#[doc(hidden)]
+pub mod command;
 mod dispatch;
 pub mod dummy;
 mod error;
@@ -213,14 +215,20 @@ mod handle;
 mod ids;
 mod limits;
 pub mod manager;
+#[cfg(test)]
+#[path = "../../tests/src/mutate.rs"]
+mod mutate;
 mod output;
 mod pool;
 mod primitives;
 mod process;
 mod queue;
+mod sandbox;
 mod sched;
 mod shm;
 mod slot;
+mod small_bytes;
+mod spin;
 mod sync;
 mod sys;
 mod task;
@@ -253,6 +261,7 @@ pub use process::{
     active_children, current_process, parent_process,
 };
 pub use queue::{GetError, Pipe, PutError, Queue, RecvError, SendError, TooManyDone};
+pub use sandbox::{Limit, Sandbox};
 pub use shm::{
     Array, ArrayGuard, RawArray, RawValue, SharedBytes, SharedInteger, Value, ValueGuard,
 };
@@ -261,6 +270,9 @@ pub use sync::{
     OverRelease, Permit, Poisoned, RLock, RLockGuard, Recover, Relock, Semaphore, TryLockError,
     TryLockResult,
 };
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use sys::failpoint;
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};
 pub use thread::{Thread, ThreadBuilder, ThreadFn, ThreadHandle};

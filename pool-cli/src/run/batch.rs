@@ -9,6 +9,9 @@ use crate::job::inputs::Item;
 use crate::job::plan::Request;
 use crate::report::{Counts, Ended, Record};
 
+/// Inputs that are asked for beyond those for which there are slots, so that the thread that reads them is not woken for each one.
+const READ_AHEAD: usize = 16;
+
 /// The state of a run.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -71,7 +74,8 @@ impl Batch {
             return 0;
         }
         let ahead = self.fresh.len() + self.requested;
-        let missing = (self.slots.len() + self.free_slots()).saturating_sub(ahead);
+        let needed = self.slots.len() + self.free_slots();
+        let missing = if ahead < needed { needed + READ_AHEAD - ahead } else { 0 };
         self.requested += missing;
         missing
     }
@@ -210,14 +214,14 @@ mod tests {
     fn as_many_run_as_there_are_slots_and_as_many_are_read_ahead() {
         let (mut batch, mut next) = (Batch::new(3, 0), 0);
         feed(&mut batch, &mut next);
-        assert_eq!(next, 6);
+        assert_eq!(next, 6 + READ_AHEAD as u64);
         assert_eq!(start_all(&mut batch), [0, 1, 2]);
         for _ in 0..1000 {
             feed(&mut batch, &mut next);
             let record = batch.settle(1, ended(Outcome::Ok)).unwrap();
             assert_eq!(record.attempts, 1);
             assert_eq!(start_all(&mut batch), [1]);
-            assert!(next <= batch.counts().done() + 6, "read too far ahead");
+            assert!(next <= batch.counts().done() + 6 + READ_AHEAD as u64, "read too far ahead");
         }
         assert_eq!(batch.running(), 3);
     }
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn a_failure_is_tried_again_and_the_last_attempt_counts() {
         let mut batch = Batch::new(1, 2);
-        assert_eq!(batch.ask(), 2);
+        assert_eq!(batch.ask(), 2 + READ_AHEAD);
         batch.add(item(0), request(0));
         batch.all_read();
         for attempt in 1..=2 {

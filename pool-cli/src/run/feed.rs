@@ -1,4 +1,4 @@
-//! Reads inputs on a thread of its own, one for each time it is asked: a source may block (a pipe) or never end.
+//! Reads inputs on a thread of its own, as many as it is asked for: a source may block (a pipe) or never end.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,7 +10,7 @@ use crate::job::inputs::{Next, Source};
 /// The asking side. Dropped, the thread ends as soon as its source lets it.
 #[derive(Debug)]
 pub(crate) struct Feed {
-    ask: Sender<()>,
+    ask: Sender<usize>,
 }
 
 /// An input with its number, as it was read.
@@ -34,23 +34,25 @@ impl Feed {
 
     /// Asks for some more inputs. Each comes as an event, until one says that there are no more.
     pub(crate) fn ask(&self, count: usize) {
-        for _ in 0..count {
+        if count > 0 {
             // A reader that has ended has said so by an event.
-            let _ = self.ask.send(());
+            let _ = self.ask.send(count);
         }
     }
 }
 
-fn read(source: &Source, asked: &Receiver<()>, events: &Sender<Event>) -> Result<u64, String> {
+fn read(source: &Source, asked: &Receiver<usize>, events: &Sender<Event>) -> Result<u64, String> {
     let mut reading = source.read().map_err(|error| error.to_string())?;
     let mut index = 0;
-    while asked.recv().is_ok() {
-        let Some(next) = reading.next() else { return Ok(index) };
-        let next = next.map_err(|error| error.to_string())?;
-        if events.send(Event::Input(Read { index, next })).is_err() {
-            return Ok(index);
+    while let Ok(count) = asked.recv() {
+        for _ in 0..count {
+            let Some(next) = reading.next() else { return Ok(index) };
+            let next = next.map_err(|error| error.to_string())?;
+            if events.send(Event::Input(Read { index, next })).is_err() {
+                return Ok(index);
+            }
+            index += 1;
         }
-        index += 1;
     }
     Ok(index)
 }

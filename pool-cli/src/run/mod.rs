@@ -25,7 +25,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTSTP, SIGUSR1};
 
 use crate::exit::{Exit, Failure};
 use crate::job::Plan;
@@ -179,8 +179,9 @@ impl<'a> Run<'a> {
         }
         self.feed.ask(self.batch.ask());
         if self.batch.is_done() {
+            let now = Instant::now();
             for line in self.order.iter_mut().flat_map(Order::drain) {
-                self.writer.write(line);
+                self.writer.write(&line, now);
             }
             self.writer.finish();
         }
@@ -189,7 +190,7 @@ impl<'a> Run<'a> {
     /// Waits for the next event, or for the next time at which something is due.
     fn wait(&self, heard: &Receiver<Event>) -> Option<Event> {
         let look_at = self.workers.next_look();
-        let due = [self.next_tick, self.kill_at, self.give_up_at, look_at];
+        let due = [self.next_tick, self.kill_at, self.give_up_at, look_at, self.writer.due_at()];
         let due = due.into_iter().flatten().min();
         match due {
             None => heard.recv().ok(),
@@ -227,6 +228,7 @@ impl<'a> Run<'a> {
     fn due(&mut self, now: Instant) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         self.workers.look(now);
+        self.writer.due(now);
         if is_due(self.next_tick) {
             self.next_tick = self.report.interval().map(|interval| now + interval);
             self.report.tick(self.batch.counts());
@@ -272,14 +274,14 @@ impl<'a> Run<'a> {
     /// An input is done.
     fn result(&mut self, record: Record) {
         self.report.settled(self.batch.counts());
-        let text = line(&record, self.plan.output.fields.as_deref());
+        let (text, now) = (line(&record, self.plan.output.fields.as_deref()), Instant::now());
         match &mut self.order {
-            None => self.writer.write(text),
+            None => self.writer.write(&text, now),
             Some(order) => {
                 order
                     .push(record.item.index, text)
                     .into_iter()
-                    .for_each(|line| self.writer.write(line));
+                    .for_each(|line| self.writer.write(&line, now));
             }
         }
         if self.batch.is_open()
@@ -329,9 +331,26 @@ impl<'a> Run<'a> {
         let again = matches!(self.ending, Ending::Interrupted { .. });
         match signal {
             SIGUSR1 => self.report.asked(self.batch.counts()),
-            SIGINT if again => self.kill(Instant::now()),
+            SIGINT if again => {
+                self.report
+                    .notice("SIGINT: killing what runs; press Ctrl-C again to leave at once");
+                self.kill(Instant::now());
+            }
+            SIGTSTP => self.stop_for_a_while(),
             _ => self.interrupt(signal, again),
         }
+    }
+
+    /// Stops the workers and the command, and goes on when the user wants it to. What has been waited for so long waits no less after it.
+    fn stop_for_a_while(&mut self) {
+        self.workers.suspend();
+        let stopped = Instant::now();
+        signals::stop_here();
+        let pause = stopped.elapsed();
+        for at in [&mut self.kill_at, &mut self.give_up_at].into_iter().flatten() {
+            *at += pause;
+        }
+        self.workers.resume();
     }
 
     /// Lets what runs finish, and says how to force it.

@@ -131,10 +131,11 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         self.put_in(item, Wait::For(Some(limit)))
     }
 
-    /// Like [`put`](Queue::put), if there is room. Waits for nobody but a process that is just putting.
+    /// Like [`put`](Queue::put), if there is room. Waits for nobody but a process that is just putting, which takes microseconds; if that is stopped in the midst of it (by a signal, or a
+    /// debugger), for 100 ms.
     ///
     /// # Errors
-    /// [`PutError::Full`] if there is no room; else as [`put`](Queue::put).
+    /// [`PutError::Full`] if there is no room, or another process stands in the way for those 100 ms; else as [`put`](Queue::put).
     pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_in(item, Wait::Not)
     }
@@ -188,10 +189,11 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         self.get_out(Wait::For(Some(limit)))
     }
 
-    /// Like [`get`](Queue::get), if there is an item. Waits for nobody but a process that is just getting.
+    /// Like [`get`](Queue::get), if there is an item. Waits for nobody but a process that is just getting, which takes microseconds; if that is stopped in the midst of it (by a signal, or a
+    /// debugger), for 100 ms.
     ///
     /// # Errors
-    /// [`GetError::Empty`] if there is none; else as [`get`](Queue::get).
+    /// [`GetError::Empty`] if there is none, or another process stands in the way for those 100 ms; else as [`get`](Queue::get).
     pub fn try_get(&self) -> Result<T, GetError> {
         self.get_out(Wait::Not)
     }

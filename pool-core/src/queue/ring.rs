@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::cursor::{Cursor, Distance, MOST_ITEMS, MOST_UNITS, UNIT, units_of};
 use super::errors::{GetError, TooManyDone};
+use crate::limits::TRY_LIMIT;
 use crate::shm::object::Object;
 use crate::shm::post::Label;
 use crate::sync::lock::Held;
@@ -385,7 +386,7 @@ impl Waiting {
     /// How long to wait for a lock, which others hold for a moment only, unless they are stopped just then.
     fn limit(&self) -> Option<Duration> {
         match self.wait {
-            Wait::Not | Wait::For(None) => None,
+            Wait::Not => Some(TRY_LIMIT),
             Wait::For(limit) => limit,
         }
     }

@@ -1,17 +1,14 @@
 //! `command`: runs a program and returns how it ended and what it wrote.
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, anyhow, ensure};
-use pool_core::die_with_parent;
+use anyhow::{anyhow, ensure};
+use pool_core::command::{Command, Problem, Stream, run};
 use serde::{Deserialize, Serialize};
 
-use super::capture::{Capture, Leak};
 use crate::Data;
 use crate::call::unix_ms;
 
@@ -98,72 +95,48 @@ impl CommandOutput {
 /// Runs the command to its end. A command that ran is a result, whatever its exit code; only one that could not be started
 /// is an error.
 pub fn command(spec: CommandSpec) -> anyhow::Result<CommandOutput> {
-    let (program, args) = spec.argv.split_first().ok_or_else(|| anyhow!("the command is empty"))?;
-    let mut command = Command::new(program.as_os_str());
-    command
-        .args(args.iter().map(Data::as_os_str))
-        .envs(spec.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str())))
-        .stdin(if spec.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let argv: Vec<&OsStr> = spec.argv.iter().map(Data::as_os_str).collect();
+    let program = *argv.first().ok_or_else(|| anyhow!("the command is empty"))?;
     if let Some(cwd) = &spec.cwd {
         ensure!(
             cwd.as_path().is_dir(),
             "there is no directory {:?} to run the command in",
             cwd.as_path()
         );
-        command.current_dir(cwd.as_path());
     }
+    let environment = spec.env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+    let environment: Vec<_> = environment.collect();
+    let directory = spec.cwd.as_ref().map(Data::as_path);
+    let command = Command { argv: &argv, environment: &environment, directory };
+    let input = spec.stdin.as_ref().map(|text| text.as_bytes().to_vec());
 
     let started = Instant::now();
     let started_unix_ms = unix_ms(SystemTime::now());
-    let child = die_with_parent(&mut command).spawn();
-    let mut child = child.map_err(|error| explain_start(program.as_os_str(), &error))?;
-    let capture = match attend(&mut child, spec.stdin, spec.output_cap_bytes) {
-        Ok(capture) => capture,
-        Err(error) => {
-            // It may have ended meanwhile; the reason why it can't be attended is the one to report.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(error).context("the command's output can't be read");
+    let (mut stdout, mut stderr) = (Captured::default(), Captured::default());
+    let ended = run(command, input, LEAK_PATIENCE, |stream, bytes| {
+        let captured = match stream {
+            Stream::Out => &mut stdout,
+            Stream::Err => &mut stderr,
+        };
+        captured.push(bytes, spec.output_cap_bytes);
+    });
+    let ended = ended.map_err(|problem| match problem {
+        Problem::Start(error) => explain_start(program, &error),
+        Problem::Attend(error) => {
+            anyhow::Error::new(error).context("the command's output can't be read")
         }
-    };
-    let status = child.wait().context("the command's exit status can't be read")?;
-    let duration = started.elapsed();
-    let (streams, leak) = capture.finish(LEAK_PATIENCE);
-    Ok(output(status, streams, leak, started_unix_ms, duration))
-}
-
-/// Starts the threads that feed the child's input and read its output.
-fn attend(child: &mut Child, stdin: Option<Data>, cap_bytes: u64) -> io::Result<Capture> {
-    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), stdin) {
-        // A command that does not read all of its input is no error; its end breaks the pipe and ends the thread.
-        let feed = move || drop(pipe.write_all(text.as_bytes()));
-        thread::Builder::new().name("feed".into()).spawn(feed)?;
-    }
-    let stdout = child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>);
-    let stderr = child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>);
-    Capture::start(stdout.into_iter().chain(stderr).collect(), cap_bytes)
-}
-
-fn output(
-    status: ExitStatus,
-    streams: Vec<Captured>,
-    leak: Leak,
-    started_unix_ms: u64,
-    duration: Duration,
-) -> CommandOutput {
-    let mut streams = streams.into_iter();
-    CommandOutput {
-        exit_code: status.code(),
-        signal: status.signal(),
-        stdout: streams.next().unwrap_or_default(),
-        stderr: streams.next().unwrap_or_default(),
-        leaked: leak == Leak::Yes,
+    })?;
+    let duration = ended.at.duration_since(started);
+    Ok(CommandOutput {
+        exit_code: ended.status.code(),
+        signal: ended.status.signal(),
+        stdout,
+        stderr,
+        leaked: ended.is_held_open,
         started_unix_ms,
         duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         worker_pid: std::process::id(),
-    }
+    })
 }
 
 fn explain_start(program: &OsStr, error: &io::Error) -> anyhow::Error {

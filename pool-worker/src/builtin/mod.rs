@@ -8,7 +8,6 @@
 //! | `sleep` | seconds, or [`SleepSpec`] | the given value |
 //! | `fail` | [`Failure`] | never one, except for `"none"` |
 
-mod capture;
 mod checksum;
 mod command;
 mod trial;

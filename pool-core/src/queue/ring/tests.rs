@@ -92,6 +92,23 @@ fn who_is_killed_before_the_last_store_has_done_nothing() {
 }
 
 #[test]
+fn trying_does_not_wait_for_a_holder_that_is_stopped() {
+    let object = object(4096);
+    let ring = Ring::of(&object);
+    ring.set_bound(None).unwrap();
+    put(ring, b"one").unwrap();
+    let stopped = Held::take_whole(ring.lock(PUT_LOCK), None);
+    assert_eq!(put(ring, b"two"), Err(Refused::Full));
+    assert_eq!(get(ring).unwrap(), b"one", "consumers have a lock of their own");
+    drop(stopped);
+    put(ring, b"two").unwrap();
+    let stopped = Held::take_whole(ring.lock(GET_LOCK), None);
+    assert_eq!(get(ring), Err(GetError::Empty));
+    drop(stopped);
+    assert_eq!(get(ring).unwrap(), b"two");
+}
+
+#[test]
 fn a_queue_that_is_emptied_stays_in_its_first_pages() {
     let object = object(1 << 20);
     let ring = Ring::of(&object);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::common::Figures;
 use pool_core::{Array, Event, Lock, Poisoned, Pool, Queue, SharedBytes};
 
 fn per_s(count: usize, elapsed: Duration) -> f64 {
@@ -9,7 +10,7 @@ fn per_s(count: usize, elapsed: Duration) -> f64 {
 }
 
 /// Nobody else wants the lock.
-pub(crate) fn lock(times: usize) -> anyhow::Result<String> {
+pub(crate) fn lock(times: usize) -> anyhow::Result<Figures> {
     let lock = Lock::new()?;
     let run = |times: usize| {
         let begun = Instant::now();
@@ -19,7 +20,7 @@ pub(crate) fn lock(times: usize) -> anyhow::Result<String> {
         begun.elapsed()
     };
     run(times / 10);
-    Ok(format!(r#"{{"ns": {}}}"#, run(times).as_secs_f64() * 1e9 / times as f64))
+    Ok(Figures::one("ns", run(times).as_secs_f64() * 1e9 / times as f64))
 }
 
 fn take_turns(lock: Lock, go: Event, times: usize) {
@@ -30,7 +31,7 @@ fn take_turns(lock: Lock, go: Event, times: usize) {
 }
 
 /// Two processes want the same lock all the time.
-pub(crate) fn lock_contended(times: usize) -> anyhow::Result<String> {
+pub(crate) fn lock_contended(times: usize) -> anyhow::Result<Figures> {
     let pool = Pool::new(2)?;
     let (lock, go) = (Lock::new()?, Event::new()?);
     let tasks: Vec<_> = (0..2)
@@ -41,7 +42,7 @@ pub(crate) fn lock_contended(times: usize) -> anyhow::Result<String> {
     for task in tasks {
         task.get()?;
     }
-    Ok(format!(r#"{{"per_s": {}}}"#, per_s(times, begun.elapsed())))
+    Ok(Figures::one("per_s", per_s(times, begun.elapsed())))
 }
 
 fn fill_queue(queue: Queue<u64>, go: Event, times: usize) -> anyhow::Result<()> {
@@ -53,7 +54,7 @@ fn fill_queue(queue: Queue<u64>, go: Event, times: usize) -> anyhow::Result<()> 
 }
 
 /// A worker puts, this process gets.
-pub(crate) fn queue(items: usize) -> anyhow::Result<String> {
+pub(crate) fn queue(items: usize) -> anyhow::Result<Figures> {
     let pool = Pool::new(1)?;
     let (queue, go) = (Queue::bounded(10_000)?, Event::new()?);
     let producer = pool.apply_async(fill_queue, (queue.clone(), go.clone(), items))?;
@@ -64,7 +65,7 @@ pub(crate) fn queue(items: usize) -> anyhow::Result<String> {
     }
     let elapsed = begun.elapsed();
     producer.get()?;
-    Ok(format!(r#"{{"per_s": {}}}"#, per_s(items, elapsed)))
+    Ok(Figures::one("per_s", per_s(items, elapsed)))
 }
 
 fn double(array: Array<f64>, start: usize, end: usize) {
@@ -75,7 +76,7 @@ fn double(array: Array<f64>, start: usize, end: usize) {
 }
 
 /// Two workers set one element after the other, each under the lock of the array, as an assignment to an element does in Python.
-pub(crate) fn array_fill(elements: usize) -> anyhow::Result<String> {
+pub(crate) fn array_fill(elements: usize) -> anyhow::Result<Figures> {
     let pool = Pool::new(2)?;
     let array = Array::<f64>::zeroed(elements)?;
     let half = elements / 2;
@@ -85,11 +86,11 @@ pub(crate) fn array_fill(elements: usize) -> anyhow::Result<String> {
         .starmap([(array.clone(), 0, half), (array.clone(), half, elements)])?;
     let elapsed = begun.elapsed();
     assert!(array.to_vec().iter().enumerate().all(|(i, x)| *x == 2.0 * i as f64));
-    Ok(format!(r#"{{"per_s": {}}}"#, per_s(elements, elapsed)))
+    Ok(Figures::one("per_s", per_s(elements, elapsed)))
 }
 
 /// A task gets a block of a gigabyte and looks at its first byte. The peer gets an array, when its worker is started: it can't be passed later.
-pub(crate) fn pass_gigabyte(times: usize) -> anyhow::Result<String> {
+pub(crate) fn pass_gigabyte(times: usize) -> anyhow::Result<Figures> {
     let pool = Pool::new(1)?;
     let block = SharedBytes::from(vec![1; 1 << 30]);
     let first = |block: SharedBytes| block[0];
@@ -98,5 +99,5 @@ pub(crate) fn pass_gigabyte(times: usize) -> anyhow::Result<String> {
     for _ in 0..times {
         assert_eq!(pool.apply(first, (block.clone(),))?, 1);
     }
-    Ok(format!(r#"{{"us": {}}}"#, begun.elapsed().as_secs_f64() * 1e6 / times as f64))
+    Ok(Figures::one("us", begun.elapsed().as_secs_f64() * 1e6 / times as f64))
 }
