@@ -5,10 +5,9 @@ use std::time::Duration;
 use crate::limits::SPIN_NS;
 use crate::sys::clock;
 
-/// Looks in a row between two offers of the CPU to others: some 500 ns, if a look is one at memory, and not much more if it is a system call. Both sides
-/// may share one core, and then only the offer lets the other one get on.
+/// Looks in a row between two offers of the CPU to others, which take about as long: some 500 ns. Both sides may share one core, and then only the offer
+/// lets the other one get on.
 const LOOKS: u32 = 32;
-const COSTLY_LOOKS: u32 = 8;
 
 /// After so many vain spins in a row, it is worth only one in [`RARE`].
 const TRIES: u32 = 8;
@@ -16,14 +15,14 @@ const RARE: u32 = 64;
 
 /// Looks again and again whether `ready`, for at most [`SPIN_NS`]; returns whether it was.
 pub(crate) fn spin_until(mut ready: impl FnMut() -> bool) -> bool {
-    spin_for(SPIN_NS, LOOKS, || ready().then_some(())).is_some()
+    spin_for(SPIN_NS, || ready().then_some(())).is_some()
 }
 
 /// What `look` finds within the limit.
-fn spin_for<R>(limit_ns: u64, looks: u32, mut look: impl FnMut() -> Option<R>) -> Option<R> {
+fn spin_for<R>(limit_ns: u64, mut look: impl FnMut() -> Option<R>) -> Option<R> {
     let mut end = None;
     loop {
-        for _ in 0..looks {
+        for _ in 0..LOOKS {
             if let Some(found) = look() {
                 return Some(found);
             }
@@ -58,7 +57,7 @@ impl Spin {
 
     /// What `look` finds within the limit.
     pub(crate) fn until<R>(&mut self, look: impl FnMut() -> Option<R>) -> Option<R> {
-        let found = spin_for(self.limit_ns, COSTLY_LOOKS, look);
+        let found = spin_for(self.limit_ns, look);
         if found.is_some() {
             self.vain = 0;
         }

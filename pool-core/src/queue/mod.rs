@@ -38,7 +38,8 @@ use crate::shm::post::MOST_DESCRIPTORS;
 ///
 /// Items may hold shared objects (a [`Lock`](crate::Lock), an [`Array`](crate::Array), another queue), at most 250 each. The queue keeps them while they are in it, whatever becomes
 /// of the process that has put them in. Some 250 items with shared objects can be in it at a time, however few objects they have; while there are more, `put` waits as it does for
-/// any full queue. The kernel counts what lies in queues as descriptors on their way, and allows a user as many of these as a process may have open (`ulimit -n`).
+/// any full queue. The kernel counts what lies in queues as descriptors on their way, two for each queue and one for each object in it, and allows a user as many of these, in all
+/// processes together, as a process may have open (`ulimit -n`); [`put`](Queue::put) and [`bounded`](Queue::bounded) say so if that is reached.
 ///
 /// ```
 /// # fn main() -> anyhow::Result<()> {
@@ -209,7 +210,8 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         })
     }
 
-    /// The items as they come, until the queue is closed and empty. An item that can't be decoded is an error, and does not end the iteration.
+    /// The items as they come, until the queue is closed and empty. An item that can't be decoded is an error, and does not end the iteration; nor
+    /// does [`GetError::Os`], after which the same item comes again.
     pub fn iter(&self) -> impl Iterator<Item = Result<T, GetError>> + '_ {
         std::iter::from_fn(|| match self.get() {
             Err(GetError::Closed | GetError::Damaged) => None,
