@@ -115,6 +115,10 @@ class Loky(Executor):
 
 KINDS = {"pool": MultiprocessingPool, "executor": ProcessPoolExecutor, "loky": Loky}
 
+# Programs of their own, which do the same and print the same. cargo becomes the program that it runs.
+PROGRAMS = {"procspawn": ["cargo", "run", "--quiet", "--release", "--manifest-path",
+                          os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers", "procspawn", "Cargo.toml"), "--"]}
+
 
 def soak(kind, kills, seed):
     """Batches of tasks, during each of which one busy worker is killed."""
@@ -176,7 +180,8 @@ def be_orphaned(kind):
 def orphans(name):
     """How many workers are there 10 s after their parent got SIGKILL."""
     with tempfile.TemporaryFile("w+") as out:
-        parent = subprocess.Popen([sys.executable, __file__, "--orphaned", name], stdin=subprocess.DEVNULL, stdout=out,
+        command = PROGRAMS[name] + ["--orphaned"] if name in PROGRAMS else [sys.executable, __file__, "--orphaned", name]
+        parent = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out,
                                   stderr=subprocess.DEVNULL, start_new_session=True)
         line, waited = "", time.monotonic()
         while not line.endswith("\n") and parent.poll() is None and time.monotonic() - waited < 30:
@@ -203,7 +208,7 @@ def main():
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--orphaned", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("pools", nargs="*", default=[], choices=[*KINDS, []])
+    parser.add_argument("pools", nargs="*", default=[], choices=[*KINDS, *PROGRAMS, []])
     options = parser.parse_args()
     if options.here:
         print(json.dumps(soak(KINDS[options.pools[0]], options.kills, options.seed)), flush=True)
@@ -211,8 +216,16 @@ def main():
     if options.orphaned:
         be_orphaned(KINDS[options.pools[0]])
     reports = []
-    for name in options.pools or KINDS:
-        command = [sys.executable, __file__, "--here", "--kills", str(options.kills), "--seed", str(options.seed), name]
+    for name in options.pools or [*KINDS, *PROGRAMS]:
+        if name in PROGRAMS:
+            # building it is no part of what is watched
+            built = subprocess.run(["cargo", "build", *PROGRAMS[name][2:-1]])
+            command = PROGRAMS[name] + [str(options.kills), str(options.seed)]
+            if built.returncode != 0:
+                print(f"{name} can't be built\n")
+                continue
+        else:
+            command = [sys.executable, __file__, "--here", "--kills", str(options.kills), "--seed", str(options.seed), name]
         # files, because what a pool leaves behind would keep pipes open
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             ran = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)

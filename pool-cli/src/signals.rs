@@ -4,15 +4,16 @@
 //! |---|---|---|
 //! | SIGINT | start no more, let what runs finish | kill what runs; a third ends the command on the spot |
 //! | SIGTERM, SIGHUP | the same, but what runs gets `term_grace` and is then killed | ignored |
+//! | SIGTSTP (Ctrl-Z) | stop the workers, then the command; SIGCONT lets both go on | the same |
 //! | SIGUSR1 | print progress | the same |
 //!
-//! SIGINT and SIGHUP stay ignored if they were ignored at the start, as `nohup` and a shell's background jobs want it.
+//! SIGINT, SIGHUP and SIGTSTP stay ignored if they were ignored at the start, as `nohup` and a shell's background jobs want it.
 
 use std::fs;
 use std::io;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR1};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -22,9 +23,9 @@ const LAST_INTERRUPT: u32 = 3;
 /// Passes each signal on from a thread of its own.
 pub(crate) fn listen(pass_on: impl Fn(i32) + Send + 'static) -> io::Result<()> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGUSR1];
+    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGUSR1];
     let stays_ignored =
-        |signal: i32| matches!(signal, SIGINT | SIGHUP) && is_ignored(signal, &status);
+        |signal: i32| matches!(signal, SIGINT | SIGHUP | SIGTSTP) && is_ignored(signal, &status);
     let mut signals = Signals::new(wanted.into_iter().filter(|signal| !stays_ignored(*signal)))?;
     let forward = move || {
         let mut interrupts = 0;
@@ -38,6 +39,12 @@ pub(crate) fn listen(pass_on: impl Fn(i32) + Send + 'static) -> io::Result<()> {
         }
     };
     thread::Builder::new().name("signals".into()).spawn(forward).map(drop)
+}
+
+/// Stops this process, as the terminal would have done, and returns when it goes on.
+pub(crate) fn stop_here() {
+    // the shell is told the other signal that stops, because this one is caught
+    let _ = emulate_default_handler(SIGTSTP);
 }
 
 /// Reads the mask of ignored signals from `/proc/self/status`: bit n-1 of a hexadecimal number stands for signal n.

@@ -9,8 +9,10 @@
 //! | arguments are decoded | is known already, or is made of the descriptor that came along |
 //! | a result is encoded | must have come from the parent, and is written by name |
 //! | a result is decoded | must be known by its name: no descriptor is taken from a worker |
+//! | an item of a queue, or a message of a pipe, is encoded | adds its descriptor to those that go with it |
+//! | one of these is decoded | is known already, or is made of the descriptor that came along |
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -18,14 +20,15 @@ use std::sync::Arc;
 use crate::limits::MAX_ATTACHMENTS;
 use crate::shm::object::{Object, Wire};
 
-const OUTSIDE: &str =
-    "a shared object can only be passed in the arguments and results of tasks, and through a Pipe";
+const OUTSIDE: &str = "a shared object can only be passed in the arguments and results of tasks, and through a Queue or Pipe";
 
 /// What travels with the arguments of a task, and is kept as long as the task may be started (again). `None`: nothing, as nearly always.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attachments(Option<Arc<Vec<Arc<Object>>>>);
 
 impl Attachments {
+    pub(crate) const NONE: Attachments = Attachments(None);
+
     pub(crate) fn objects(&self) -> &[Arc<Object>] {
         self.0.as_deref().map_or(&[], Vec::as_slice)
     }
@@ -52,104 +55,146 @@ impl Attachments {
 }
 
 /// What this thread is doing with shared objects.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doing {
     Nothing,
-    Collecting(Vec<Arc<Object>>),
-    Taking(Vec<Option<OwnedFd>>),
+    /// And there is none yet.
+    Collecting,
+    /// And some are there.
+    Collected,
+    Taking,
+    /// And nothing came along.
+    TakingNone,
     Returning,
     Recognising,
 }
 
 thread_local! {
-    static DOING: RefCell<Doing> = const { RefCell::new(Doing::Nothing) };
-    /// What has arrived for the next arguments that are decoded here.
+    /// Nearly always no object is met, and this is all that is touched.
+    static DOING: Cell<Doing> = const { Cell::new(Doing::Nothing) };
+    /// Of [`Doing::Collected`].
+    static OBJECTS: RefCell<Vec<Arc<Object>>> = const { RefCell::new(Vec::new()) };
+    /// Of [`Doing::Taking`]: what came along.
+    static CAME: RefCell<Vec<Option<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+    /// What has arrived for the next arguments that are decoded here, if anything has.
     static ARRIVED: RefCell<Vec<Option<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+    static HAS_ARRIVED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Sets what the thread was doing before when it is dropped, also by a panic of a user's `Serialize`.
-struct Before(Doing);
+struct Before {
+    doing: Doing,
+    objects: Vec<Arc<Object>>,
+    came: Vec<Option<OwnedFd>>,
+}
 
-impl Drop for Before {
-    fn drop(&mut self) {
-        DOING.replace(std::mem::replace(&mut self.0, Doing::Nothing));
+impl Before {
+    fn start(what: Doing) -> Before {
+        let doing = DOING.replace(what);
+        let objects = if doing == Doing::Collected { OBJECTS.take() } else { Vec::new() };
+        let came = if doing == Doing::Taking { CAME.take() } else { Vec::new() };
+        Before { doing, objects, came }
     }
 }
 
-fn doing<R>(what: Doing, work: impl FnOnce() -> R) -> (R, Doing) {
-    let before = Before(DOING.replace(what));
-    let result = work();
-    let done = DOING.replace(Doing::Nothing);
-    drop(before);
-    (result, done)
+impl Drop for Before {
+    fn drop(&mut self) {
+        match DOING.replace(self.doing) {
+            Doing::Collected => drop(OBJECTS.take()),
+            Doing::Taking => drop(CAME.take()),
+            _ => {}
+        }
+        match self.doing {
+            Doing::Collected => OBJECTS.set(std::mem::take(&mut self.objects)),
+            Doing::Taking => CAME.set(std::mem::take(&mut self.came)),
+            _ => {}
+        }
+    }
 }
 
 /// Encodes arguments, and collects what travels with them.
 pub(crate) fn collect<R>(encode: impl FnOnce() -> R) -> (R, Attachments) {
-    let (result, done) = doing(Doing::Collecting(Vec::new()), encode);
-    match done {
-        Doing::Collecting(objects) if !objects.is_empty() => {
-            (result, Attachments(Some(Arc::new(objects))))
-        }
-        _ => (result, Attachments::default()),
-    }
+    let before = Before::start(Doing::Collecting);
+    let result = encode();
+    let attachments = match DOING.get() {
+        Doing::Collected => Attachments(Some(Arc::new(OBJECTS.take()))),
+        _ => Attachments::NONE,
+    };
+    drop(before);
+    (result, attachments)
 }
 
 /// What has arrived with the arguments that are decoded next on this thread. `None`: a descriptor that could not be received.
 pub(crate) fn hand_over(arrived: Vec<Option<OwnedFd>>) {
-    ARRIVED.replace(arrived);
+    if HAS_ARRIVED.replace(!arrived.is_empty()) || !arrived.is_empty() {
+        ARRIVED.set(arrived);
+    }
 }
 
 /// Decodes arguments for which [`hand_over`] was called.
 pub(crate) fn arguments<R>(decode: impl FnOnce() -> R) -> R {
-    take(ARRIVED.take(), decode)
+    let arrived = if HAS_ARRIVED.replace(false) { ARRIVED.take() } else { Vec::new() };
+    take(arrived, decode)
 }
 
 /// Decodes something with which these descriptors came.
-pub(crate) fn take<R>(arrived: Vec<Option<OwnedFd>>, decode: impl FnOnce() -> R) -> R {
-    doing(Doing::Taking(arrived), decode).0
+pub(crate) fn take<R>(came: Vec<Option<OwnedFd>>, decode: impl FnOnce() -> R) -> R {
+    // without any, an object can only be one that is known already
+    let _before = Before::start(if came.is_empty() { Doing::TakingNone } else { Doing::Taking });
+    if !came.is_empty() {
+        CAME.set(came);
+    }
+    decode()
 }
 
 /// Encodes a result.
 pub(crate) fn returning<R>(encode: impl FnOnce() -> R) -> R {
-    doing(Doing::Returning, encode).0
+    let _before = Before::start(Doing::Returning);
+    encode()
 }
 
 /// Decodes a result.
 pub(crate) fn returned<R>(decode: impl FnOnce() -> R) -> R {
-    doing(Doing::Recognising, decode).0
+    let _before = Before::start(Doing::Recognising);
+    decode()
 }
 
 /// The number under which the object's descriptor travels.
 pub(crate) fn attach(object: &Arc<Object>) -> Result<u32, String> {
-    DOING.with_borrow_mut(|doing| match doing {
-        Doing::Collecting(objects) => {
-            // the same lock may be in every item of a map
-            let known = objects.iter().rposition(|other| Arc::ptr_eq(other, object));
-            let index = known.unwrap_or(objects.len());
-            if known.is_none() {
-                if objects.len() == MAX_ATTACHMENTS {
-                    return Err(format!(
-                        "more than {MAX_ATTACHMENTS} shared objects can't be passed at once"
-                    ));
-                }
-                objects.push(Arc::clone(object));
-            }
-            Ok(index as u32)
+    match DOING.get() {
+        Doing::Collecting | Doing::Collected => {
+            DOING.set(Doing::Collected);
+            OBJECTS.with_borrow_mut(|objects| add(objects, object))
         }
         Doing::Returning if object.is_from_elsewhere() => Ok(u32::MAX),
         Doing::Returning => Err(
-            "a shared object that was made in a worker can't be its task's result, because the parent takes no descriptors from workers: make it in the parent and pass it as an argument".to_owned(),
+            "a shared object that was made in a worker can't be its task's result, because the parent takes no descriptors from workers: make it in the parent and pass it as an argument, or send it through a Queue or Pipe".to_owned(),
         ),
-        Doing::Nothing | Doing::Taking(_) | Doing::Recognising => Err(OUTSIDE.to_owned()),
-    })
+        _ => Err(OUTSIDE.to_owned()),
+    }
+}
+
+fn add(objects: &mut Vec<Arc<Object>>, object: &Arc<Object>) -> Result<u32, String> {
+    // the same lock may be in every item of a map
+    let known = objects.iter().rposition(|other| Arc::ptr_eq(other, object));
+    let index = known.unwrap_or(objects.len());
+    if known.is_none() {
+        if objects.len() == MAX_ATTACHMENTS {
+            return Err(format!(
+                "more than {MAX_ATTACHMENTS} shared objects can't be passed at once"
+            ));
+        }
+        objects.push(Arc::clone(object));
+    }
+    Ok(index as u32)
 }
 
 /// The object of this name.
 pub(crate) fn fetch(wire: &Wire) -> Result<Arc<Object>, String> {
-    DOING.with_borrow_mut(|doing| match doing {
-        Doing::Taking(arrived) => {
-            let fd = arrived.get_mut(wire.index as usize).and_then(Option::take);
+    match DOING.get() {
+        Doing::Taking | Doing::TakingNone => {
+            let index = wire.index as usize;
+            let fd = CAME.with_borrow_mut(|came| came.get_mut(index).and_then(Option::take));
             if let Some(object) = Object::known(wire) {
                 return Ok(object);
             }
@@ -161,8 +206,8 @@ pub(crate) fn fetch(wire: &Wire) -> Result<Arc<Object>, String> {
         Doing::Recognising => Object::known(wire).ok_or_else(|| {
             "the result names a shared object that this process does not have any more".to_owned()
         }),
-        Doing::Nothing | Doing::Collecting(_) | Doing::Returning => Err(OUTSIDE.to_owned()),
-    })
+        _ => Err(OUTSIDE.to_owned()),
+    }
 }
 
 fn text(error: impl Display) -> String {

@@ -175,8 +175,9 @@ pub enum ExitCause {
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
-    /// The kernel killed it because memory had run out. A guess: it got SIGKILL from outside, and the kernel's count of such kills, which is one for the
-    /// whole machine, has gone up since a worker was last started or lost.
+    /// The kernel killed it because memory had run out: of the machine, of the cgroup in which the program runs, or of the worker's own
+    /// ([`cgroup_memory_limit`](crate::PoolBuilder::cgroup_memory_limit)). Of a worker with a cgroup of its own that is known. Of others it is a good guess: it got SIGKILL from outside, and the
+    /// kernel's count of such kills, in the memory cgroup of the worker or, where there are none, on the whole machine, has gone up since a worker was last started or lost.
     OutOfMemory,
     /// It sent bytes that are no reply, so the pool killed it.
     Protocol,
@@ -303,6 +304,9 @@ pub enum PoolError {
     /// The pool broke after it had been built; the text says why.
     #[error("the pool is broken: {0}")]
     Broken(String),
+    /// There is no cgroup in which [`cgroup_memory_limit`](crate::PoolBuilder::cgroup_memory_limit) could be kept; the text says why, and what to do.
+    #[error("cgroup_memory_limit can't be kept: {0}")]
+    NoCgroup(String),
     /// A call from a worker's own callback or from the pool's own thread would wait for itself.
     #[error("this call would wait for itself: it was made on the pool's own thread")]
     WouldDeadlock,

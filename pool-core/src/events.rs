@@ -46,6 +46,15 @@ pub enum PoolEvent {
         /// Its process: this one, for a thread.
         pid: u32,
     },
+    /// A worker could not apply all of its [`Sandbox`](crate::Sandbox), and runs all the same, because that is [`best_effort`](crate::Sandbox::best_effort).
+    SandboxIncomplete {
+        /// The worker's seat.
+        worker: WorkerIndex,
+        /// Its process.
+        pid: u32,
+        /// What it could not apply, and why.
+        missing: Vec<String>,
+    },
     /// A worker takes tasks from now on.
     WorkerReady {
         /// The worker's seat.

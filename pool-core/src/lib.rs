@@ -163,9 +163,11 @@
 //! # }
 //! ```
 //!
+//! With the feature `ndarray`, the guard of an [`Array`], and [`SharedBytes`], give views with several dimensions.
+//!
 //! Objects have no names, so nothing is left of them: the memory is freed with the last process that has it. They may be made anywhere, and go to workers, to workers of
-//! workers, and through pipes. A task's result may be an object that came with its arguments, but not one that was made in the worker: the parent takes no descriptors from
-//! workers, except through a [`Pipe`].
+//! workers, and through queues and pipes. A task's result may be an object that came with its arguments, but not one that was made in the worker: the parent takes no descriptors from
+//! workers, except through a [`Queue`] or [`Pipe`].
 //!
 //! A process that is killed at any instruction blocks nobody: the next one gets its lock, [and is told](Poisoned), within some milliseconds.
 //!
@@ -213,14 +215,20 @@ mod handle;
 mod ids;
 mod limits;
 pub mod manager;
+#[cfg(test)]
+#[path = "../../tests/src/mutate.rs"]
+mod mutate;
 mod output;
 mod pool;
 mod primitives;
 mod process;
 mod queue;
+mod sandbox;
 mod sched;
 mod shm;
 mod slot;
+mod small_bytes;
+mod spin;
 mod sync;
 mod sys;
 mod task;
@@ -253,6 +261,7 @@ pub use process::{
     active_children, current_process, parent_process,
 };
 pub use queue::{GetError, Pipe, PutError, Queue, RecvError, SendError, TooManyDone};
+pub use sandbox::{Limit, Sandbox};
 pub use shm::{
     Array, ArrayGuard, RawArray, RawValue, SharedBytes, SharedInteger, Value, ValueGuard,
 };
@@ -261,6 +270,9 @@ pub use sync::{
     OverRelease, Permit, Poisoned, RLock, RLockGuard, Recover, Relock, Semaphore, TryLockError,
     TryLockResult,
 };
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use sys::failpoint;
 pub use sys::process::die_with_parent;
 pub use task::{Fallible, Plain, Registry, TaskFn};
 pub use thread::{Thread, ThreadBuilder, ThreadFn, ThreadHandle};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 4;
+pub(crate) const PROTOCOL_VERSION: u32 = 5;
 
 /// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
 pub(crate) const BOOT_BYTES: usize = 2048;
@@ -22,7 +22,7 @@ pub(crate) const UNREAD_FRAMES: u32 = 2;
 pub(crate) const FRAME_BYTES: usize = 96 << 10;
 
 /// Arguments above this size travel through the worker's shared-memory area instead of the message.
-pub(crate) const INLINE_BYTES: usize = 64 << 10;
+pub(crate) const INLINE_BYTES: usize = 80 << 10;
 
 /// Size of one half of the shared-memory area for big arguments: one half is read while the other is filled.
 pub(crate) const PIECE_BYTES: usize = 512 << 10;
@@ -59,6 +59,13 @@ pub(crate) const STALL_NS: u64 = 5_000_000;
 /// A worker that answers several tasks in a row tells the parent at the latest after this time, so that one wake-up serves many.
 pub(crate) const TELL_NS: u64 = 50_000;
 
+/// Whoever waits for the other side looks at shared memory for this long before sleeping: a wake-up costs both sides more than that together, and a
+/// longer look would only take time from others.
+pub(crate) const SPIN_NS: u64 = 20_000;
+
+/// A task that takes longer is not worth a look: its result is waited for asleep.
+pub(crate) const SOON_NS: u64 = 100_000;
+
 /// What is assumed about a function that has not been observed yet: long, so that nothing is queued behind it.
 pub(crate) const UNKNOWN_NS: u64 = 10_000_000;
 
@@ -73,6 +80,14 @@ pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 
 /// Dropping a pool never waits longer than this before it sends SIGKILL.
 pub(crate) const DROP_GRACE: Duration = Duration::from_millis(300);
+
+/// How long an out-of-memory kill may explain the end of a worker, from when it is seen in the kernel's count. That several workers were killed is seen at the first of
+/// them, and the others follow within moments; what is older killed something else.
+pub(crate) const OOM_WINDOW_NS: u64 = 100_000_000;
+
+/// How long a `try_` call waits for a process that holds the lock of a queue or a semaphore: many times what it takes to do what the lock is for, also if the holder has to wait for a
+/// CPU. Beyond it, the holder is taken for stopped.
+pub(crate) const TRY_LIMIT: Duration = Duration::from_millis(100);
 
 /// Beyond the grace period, `terminate` and `drop` wait this long for killed children to be gone. What is still there then
 /// is in an uninterruptible system call; the pool's own thread goes on waiting for it.
@@ -118,8 +133,12 @@ pub(crate) const TEXT_BYTES: usize = 1 << 20;
 /// A frame of texts longer than this is refused by the parent: the longest frame has three texts and some bytes.
 pub(crate) const FAULT_BYTES: usize = 4 << 20;
 
-/// Items per chunk that `map` chooses at most, and chunks per worker that it aims for.
+/// Items per chunk that `map` chooses at most, and the size of their values: such a chunk goes by shared memory in one piece, and its buffers are taken from
+/// memory that was used before. (Larger ones would each be given back to the system: fresh pages are what large values cost.)
 pub(crate) const MAX_CHUNK: usize = 32_768;
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+/// How many chunks per worker `map` aims for.
 pub(crate) const CHUNKS_PER_WORKER: usize = 8;
 
 /// Items that `imap` reads ahead of its consumer, per worker, unless told otherwise.
@@ -146,6 +165,14 @@ pub(crate) const MANAGER_BUFFER_BYTES: usize = 16 << 10;
 
 /// A manager looks this often whether the client for which it waits is still there.
 pub(crate) const MANAGER_SLICE: Duration = Duration::from_millis(100);
+
+/// How long the two sides of a connection to a manager wait awake before they sleep. A client waits longer than it takes to wake the manager on another core (20 to 50
+/// microseconds), so that its next request comes while the manager is still awake.
+pub(crate) const MANAGER_CLIENT_SPIN: Duration = Duration::from_micros(50);
+pub(crate) const MANAGER_SERVER_SPIN: Duration = Duration::from_micros(20);
+
+/// The longest frame that goes to or from a manager through shared memory; it is copied there and back, and longer ones are not held up by a socket.
+pub(crate) const MANAGER_LANE_BYTES: usize = 8 << 10;
 
 /// How long an object of a manager is kept, unless told otherwise, when its proxies were passed on and none is known any more: somebody may still have the bytes of one.
 pub(crate) const MANAGER_LINGER: Duration = Duration::from_secs(3600);

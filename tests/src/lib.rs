@@ -6,10 +6,12 @@
 mod case;
 pub mod census;
 pub mod fault;
+mod freezer;
 mod gate;
 mod program;
 pub mod reply_socket;
 
 pub use case::{Case, builder, eventually, seats, within};
+pub use freezer::Freezer;
 pub use gate::{Gate, Ledger};
 pub use program::{Program, Running};

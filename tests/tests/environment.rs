@@ -124,3 +124,29 @@ fn row_41_a_stopped_parent_takes_no_time_from_its_tasks() {
     assert!(parent.wait().success());
     eventually(Duration::from_secs(1), "nothing is left", || case.processes().is_empty());
 }
+
+#[test]
+fn row_60_suspended_workers_are_stopped_and_go_on() {
+    let case = Case::new();
+    let gate = Gate::new();
+    let pool = case.pool(2);
+    let wait = |gate: String| Gate::wait_at(&gate);
+    let handles: Vec<_> = (0..2).map(|_| pool.apply_async(wait, (gate.path(),)).unwrap()).collect();
+    let pids = gate.await_arrivals(2);
+    pool.suspend();
+    eventually(Duration::from_secs(20), "they stop", || {
+        pids.iter().all(|&pid| census::is_stopped(pid))
+    });
+    gate.let_pass(2);
+    assert!(handles.iter().all(|handle| !handle.ready()));
+    pool.resume();
+    for handle in handles {
+        assert_eq!(handle.get(), Ok(()));
+    }
+    // and twice, and when they are gone
+    pool.resume();
+    pool.suspend();
+    pool.terminate();
+    pool.suspend();
+    pool.resume();
+}

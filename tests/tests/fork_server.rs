@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use pool_core::{ExitCause, Pool, PoolBuilder, PoolError, StartMethod, TaskError};
 use pool_tests::{Case, Gate, Program, census, eventually, fault};
@@ -202,4 +203,79 @@ fn forked_workers_come_and_go_and_leave_nothing() {
     let server = server_of(&pool);
     let zombies = || census::children(server).iter().filter(|child| child.state == 'Z').count();
     eventually(SOON, "ended workers are collected", || zombies() == 0);
+}
+
+/// The pool's lock was held while the fork server did not tell how a worker had ended, so everybody waited.
+#[test]
+fn a_stopped_fork_server_keeps_nobody_from_the_pool() {
+    let case = Case::new();
+    let pool = forked(&case, 2).build().unwrap();
+    let server = server_of(&pool);
+    fault::send(server, Signal::SIGSTOP);
+    eventually(SOON, "it stops", || census::is_stopped(server));
+    let lost = pool.apply_async(|| -> () { std::process::exit(3) }, ()).unwrap();
+    let mut done = 0;
+    while !lost.ready() {
+        assert_eq!(pool.apply(u64::pow, (2, 3)), Ok(8));
+        done += 1;
+    }
+    // with the lock held for 10 ms at a time, 50 at most
+    assert!(done > 300, "{done} tasks were done while the end of a worker was not told");
+    fault::send(server, Signal::SIGCONT);
+}
+
+/// A worker that could not be made for lack of descriptors took the fork server along, and with it all other workers.
+#[test]
+fn a_fork_that_fails_for_once_costs_no_other_worker() {
+    let case = Case::new();
+    let pool = forked(&case, 2).build().unwrap();
+    let server = server_of(&pool);
+    let pids = || pool.workers().iter().map(pool_core::WorkerInfo::pid).collect::<Vec<_>>();
+    let [first, second] = pids()[..] else { panic!("two workers") };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let open = census::list("/proc/self/fd").len() as u64;
+    setrlimit(Resource::RLIMIT_NOFILE, open.min(soft), hard).unwrap();
+    fault::send(first, Signal::SIGKILL);
+    // what connects a worker takes more than the dead one leaves free
+    for round in 0..500 {
+        assert_eq!(pool.apply(u64::pow, (round, 1)), Ok(round));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    eventually(SOON, "another one comes", || {
+        let now = pids();
+        now.len() == 2 && !now.contains(&first) && pool.apply(u64::pow, (2, 3)) == Ok(8)
+    });
+    pool_tests::seats(&pool, 2);
+    assert!(pids().contains(&second), "the other one was lost");
+    assert_eq!(server_of(&pool), server);
+}
+
+/// Until it has forked a worker, the fork server has nothing to outlive its parent for; one that hung in its preload function stayed for ever.
+#[test]
+fn a_fork_server_ends_with_its_parent_also_while_it_preloads() {
+    let case = Case::new();
+    let gate = Gate::new();
+    let pool = case.pool(1);
+    let parent = |gate: String| {
+        let hang = |gate: String| Gate::wait_at(&gate);
+        let builder = Pool::builder().processes(1).start_method(StartMethod::ForkServer);
+        drop(builder.preload(hang, (gate,)).build());
+    };
+    let handle = pool.apply_async(parent, (gate.path(),)).unwrap();
+    let server = gate.await_arrivals(1)[0];
+    fault::send(handle.pid().unwrap(), Signal::SIGKILL);
+    assert!(matches!(handle.get(), Err(TaskError::WorkerLost { .. })));
+    eventually(SOON, "it ends", || !census::is_alive(server));
+}
+
+/// What lay unwritten in the buffers was copied into each worker, and printed by each.
+#[test]
+fn what_a_preload_function_has_printed_is_printed_once() {
+    let case = Case::new();
+    let program = Program::new(&case, env!("CARGO_BIN_EXE_printing"), &["preload"]);
+    let (status, stdout, _) = program.run();
+    assert!(status.success());
+    for text in ["loaded;", "loaded in C;"] {
+        assert_eq!(stdout.matches(text).count(), 1, "{stdout}");
+    }
 }

@@ -591,7 +591,7 @@ fn c6_185_garbage_on_the_socket_harms_nobody() {
         b"x",
         &[0; 1000],
         &[255; 100_000],
-        b"pool-manager/1\r\n",
+        b"pool-manager/2\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
     ] {
         let mut stream = TcpStream::connect(manager.address()).unwrap();
@@ -601,7 +601,7 @@ fn c6_185_garbage_on_the_socket_harms_nobody() {
     }
     // a greeting like a client's, and then a proof that is none
     let mut stream = TcpStream::connect(manager.address()).unwrap();
-    stream.write_all(b"pool-manager/1\r\n").unwrap();
+    stream.write_all(b"pool-manager/2\r\n").unwrap();
     stream.write_all(&[7; 32 + 80]).unwrap();
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);

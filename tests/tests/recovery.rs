@@ -277,6 +277,31 @@ fn c4_161_the_default_size_honours_affinity() {
     }
 }
 
+/// In a group that may use one CPU's time, though it may run on all.
+#[test]
+fn c4_161_the_default_size_honours_a_cgroup_quota() {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = |name: &str| groups.lines().find_map(|line| line.split_once(name)).map(|it| it.1);
+    let (root, file) = match own(":cpu:").or_else(|| own(":cpu,cpuacct:")) {
+        Some(path) => (format!("/sys/fs/cgroup/cpu{path}"), "cpu.cfs_quota_us"),
+        None => (format!("/sys/fs/cgroup{}", own("0::").unwrap()), "cpu.max"),
+    };
+    let group = std::path::Path::new(&root).join(format!("pool-tests-{}", std::process::id()));
+    let made = std::fs::create_dir(&group);
+    if let Err(error) = made.and_then(|()| std::fs::write(group.join(file), "100000")) {
+        let _ = std::fs::remove_dir(&group);
+        println!("SKIPPED: this user can't make a cgroup with a quota here: {error}");
+        return;
+    }
+    let case = Case::new();
+    let enter = "echo $$ >\"$1/cgroup.procs\" && exec \"$0\" sizes";
+    let args = ["-c", enter, env!("CARGO_BIN_EXE_defaults"), group.to_str().unwrap()];
+    let (status, stdout, stderr) = Program::new(&case, "sh", &args).run();
+    eventually(SOON, "the group is empty", || std::fs::remove_dir(&group).is_ok());
+    assert!(status.success(), "{stderr}");
+    assert_eq!(stdout, "1 processes 1 threads 1\n");
+}
+
 #[test]
 fn c1_32_a_program_may_end_with_unclosed_pools_of_threads() {
     let case = Case::new();

@@ -22,7 +22,7 @@ fn kills() -> u64 {
 }
 
 fn case() -> Case {
-    Case::with_limit(Duration::from_secs(60) + Duration::from_millis(100) * kills() as u32)
+    Case::with_limit(Duration::from_secs(60) + Duration::from_millis(500) * kills() as u32)
 }
 
 /// A number below `limit`, different from one call to the next, the same in each run.
@@ -226,26 +226,43 @@ fn filler(producer: u64, number: u64) -> Vec<u8> {
 
 #[test]
 fn c6_181_producers_and_consumers_of_a_queue_die() {
-    type Item = (u64, u64, Vec<u8>);
-    // who has put in how many (at least), and of whom how many were got
-    type Books = (Queue<Item>, RawArray<u64>, RawArray<u64>, u64);
+    storm_at_a_queue(false);
+}
+
+#[test]
+fn c6_181_producers_and_consumers_of_shared_objects_die() {
+    storm_at_a_queue(true);
+}
+
+fn storm_at_a_queue(with_objects: bool) {
+    // by whom, the number, something that follows from these, and an object that has the number in it
+    type Item = (u64, u64, Vec<u8>, Option<RawValue<u64>>);
+    // who has put in how many (at least), and of whom how many were got; by whom, and whether with objects
+    type Books = (Queue<Item>, RawArray<u64>, RawArray<u64>, (u64, bool));
     let case = case();
     let pool = case.pool(2);
     let places = kills() as usize + 2;
     let queue = Queue::bounded(30).unwrap();
     let (put, got) = (RawArray::zeroed(places).unwrap(), RawArray::zeroed(places).unwrap());
     let noted = RawValue::new(0_u64).unwrap();
-    let books = |producer| -> Books { (queue.clone(), put.clone(), got.clone(), producer) };
-    let produce = |(queue, put, _, producer): Books, steps: RawValue<u64>| -> anyhow::Result<()> {
+    let books = |who| -> Books { (queue.clone(), put.clone(), got.clone(), (who, with_objects)) };
+    let produce = |(queue, put, _, who): Books, steps: RawValue<u64>| -> anyhow::Result<()> {
+        let (producer, with_objects) = who;
         for number in 0.. {
-            queue.put((producer, number, filler(producer, number)))?;
+            let object = with_objects.then(|| RawValue::new(number)).transpose()?;
+            queue.put((producer, number, filler(producer, number), object))?;
             put.set(producer as usize, number + 1);
             steps.fetch_add(1);
         }
         Ok(())
     };
-    fn note(got: &RawArray<u64>, noted: &RawValue<u64>, (producer, number, bytes): Item) {
+    fn note(got: &RawArray<u64>, noted: &RawValue<u64>, item: Item) {
+        let (producer, number, bytes, object) = item;
         noted.fetch_add(1);
+        assert!(
+            object.is_none_or(|object| object.get() == number),
+            "an object is that of its item"
+        );
         assert!(bytes == filler(producer, number), "an item is whole");
         let expected = got.get(producer as usize);
         assert!(number >= expected, "{producer}: {number} came twice");
@@ -293,7 +310,7 @@ fn c6_181_producers_and_consumers_of_a_queue_die() {
     // a producer may be killed before it has noted its last item, a consumer with one that it has got
     assert!(noted <= put + producers, "{noted} items of {put} by {producers} producers");
     assert!(put <= noted + dead_consumers, "{noted} of {put}, {dead_consumers} consumers died");
-    queue.put((0, 0, Vec::new())).unwrap();
+    queue.put((0, 0, Vec::new(), None)).unwrap();
     assert_eq!(queue.len(), 1, "it goes on");
 }
 

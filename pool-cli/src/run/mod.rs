@@ -25,7 +25,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTSTP, SIGUSR1};
 
 use crate::exit::{Exit, Failure};
 use crate::job::Plan;
@@ -331,9 +331,26 @@ impl<'a> Run<'a> {
         let again = matches!(self.ending, Ending::Interrupted { .. });
         match signal {
             SIGUSR1 => self.report.asked(self.batch.counts()),
-            SIGINT if again => self.kill(Instant::now()),
+            SIGINT if again => {
+                self.report
+                    .notice("SIGINT: killing what runs; press Ctrl-C again to leave at once");
+                self.kill(Instant::now());
+            }
+            SIGTSTP => self.stop_for_a_while(),
             _ => self.interrupt(signal, again),
         }
+    }
+
+    /// Stops the workers and the command, and goes on when the user wants it to. What has been waited for so long waits no less after it.
+    fn stop_for_a_while(&mut self) {
+        self.workers.suspend();
+        let stopped = Instant::now();
+        signals::stop_here();
+        let pause = stopped.elapsed();
+        for at in [&mut self.kill_at, &mut self.give_up_at].into_iter().flatten() {
+            *at += pause;
+        }
+        self.workers.resume();
     }
 
     /// Lets what runs finish, and says how to force it.

@@ -166,6 +166,16 @@ impl Workers {
         Some(ended(result, self.kind, timing))
     }
 
+    /// Stops all workers and what they started.
+    pub(crate) fn suspend(&self) {
+        self.pool.suspend();
+    }
+
+    /// Lets them go on.
+    pub(crate) fn resume(&self) {
+        self.pool.resume();
+    }
+
     /// Ends all workers and what they started. Attempts that ran settle as cancelled.
     pub(crate) fn terminate(&self) {
         self.pool.terminate();

@@ -137,7 +137,7 @@ fn redact_numbers(text: &str) -> String {
 }
 
 /// Waits for a condition that must come true soon.
-pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     use std::time::{Duration, Instant};
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {

@@ -19,14 +19,21 @@ struct Terminal {
 impl Terminal {
     /// Runs a line of shell in which `run` is the command. `None`: there is no `script` here.
     fn start(line: &str) -> Option<Terminal> {
+        Terminal::start_job(line, "term_grace = '200ms'", "'cat', 'gate{}'")
+    }
+
+    /// With these settings of the pool, and this command.
+    fn start_job(line: &str, pool: &str, command: &str) -> Option<Terminal> {
         let mut probe = Command::new("script");
         let probe = probe.args(["-qfec", "bash -c true", "/dev/null"]).stdin(Stdio::null());
         if !probe.output().is_ok_and(|output| output.status.success()) {
             println!("SKIPPED: no script(1) that makes a terminal");
             return None;
         }
-        let text = "[pool]\nprocs = 2\nterm_grace = '200ms'\n[task]\ncommand = ['cat', 'gate{}']\n[inputs]\nrange = { end = 5 }\n";
-        let job = Job::new(text).fifo("gate0").fifo("gate1");
+        let text = format!(
+            "[pool]\nprocs = 2\n{pool}\n[task]\ncommand = [{command}]\n[inputs]\nrange = {{ end = 5 }}\n"
+        );
+        let job = Job::new(&text).fifo("gate0").fifo("gate1");
         let command = format!("{} run -o results job.toml", env!("CARGO_BIN_EXE_pool-cli"));
         let job = job.script("line", &line.replace("run", &command));
         let mut child = Command::new("script")
@@ -59,6 +66,22 @@ impl Terminal {
         String::from_utf8_lossy(&screen).into_owned()
     }
 
+    /// The states of the processes that read the gates.
+    fn states(&self) -> Vec<char> {
+        let folder = std::fs::canonicalize(self.job.path("")).unwrap();
+        let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+        let readers = processes.filter(|process| {
+            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            name == "cat\n"
+                && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder)
+        });
+        let state = |process: std::path::PathBuf| {
+            let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        };
+        readers.filter_map(state).collect()
+    }
+
     fn outcomes(&self) -> Vec<String> {
         let results = std::fs::read_to_string(self.job.path("results")).unwrap_or_default();
         let outcome = |line: &str| {
@@ -73,8 +96,9 @@ impl Terminal {
         self.child.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
         self.child.wait().unwrap();
         // a gate without a reader is what is left of a command that was killed
-        let waits = self.gates.iter_mut().any(|gate| gate.write_all(b"x").is_ok());
-        assert!(!waits, "a command outlived the run");
+        eventually("no command outlives the run", || {
+            self.gates.iter().all(|mut gate| gate.write_all(b"x").is_err())
+        });
         self.outcomes()
     }
 }
@@ -100,6 +124,20 @@ fn row_58_ctrl_c_twice_kills_what_runs() {
     terminal.sees("SIGINT: waiting for 2 tasks that run");
     terminal.press(CTRL_C);
     assert_eq!(terminal.ends(), ["cancelled", "cancelled"]);
+}
+
+#[test]
+fn row_58_ctrl_c_thrice_ends_the_command_on_the_spot() {
+    // SIGTERM does not end these, and for SIGKILL the command would wait longer than this test may take
+    let deaf = "'sh', '-c', 'trap \"\" TERM; exec cat gate{}'";
+    let job = Terminal::start_job("run; echo \"ended $?\"", "grace = '1h'", deaf);
+    let Some(mut terminal) = job else { return };
+    terminal.press(CTRL_C);
+    terminal.sees("SIGINT: waiting for 2 tasks that run");
+    terminal.press(CTRL_C);
+    terminal.sees("SIGINT: killing what runs");
+    terminal.press(CTRL_C);
+    assert!(terminal.ends().is_empty(), "what ran is not even reported");
 }
 
 #[test]
@@ -130,11 +168,12 @@ fn row_60_ctrl_z_stops_the_command_and_fg_continues_it() {
         return;
     };
     terminal.press(CTRL_Z);
-    // 128 and SIGTSTP
-    terminal.sees("stopped 148");
-    // its workers are in groups of their own: what runs goes on and finishes meanwhile
+    // 128 and SIGSTOP: SIGTSTP was caught, to stop the workers first
+    terminal.sees("stopped 147");
+    eventually("what runs is stopped too", || terminal.states() == ['T', 'T']);
     terminal.gates.clear();
-    assert!(terminal.outcomes().is_empty(), "nobody has collected it yet");
+    assert_eq!(terminal.states(), ['T', 'T'], "it does not see that its gate is open");
+    assert!(terminal.outcomes().is_empty());
     terminal.press(b"go on\n");
     terminal.sees("ended ");
     let outcomes = terminal.ends();

@@ -1,7 +1,10 @@
 //! User value ↔ bytes. The only place that names `bincode`: fixed-width little-endian integers, which encode several times
 //! faster than variable-width ones.
 
-mod bytes;
+mod lent;
+mod plain;
+
+pub(crate) use lent::Lent;
 
 use bincode::config::{Configuration, Fixint, LittleEndian};
 use bincode::enc::write::Writer;
@@ -41,28 +44,45 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     })
 }
 
-/// Like [`encode`], for a value whose type may be known to be bytes.
+/// Like [`encode`], for a value whose type may be known to be a vector of numbers.
+#[inline]
 pub(crate) fn encode_value<T: Serialize + 'static>(
     value: &T,
     out: &mut Vec<u8>,
     limit: u64,
 ) -> Result<(), Unencodable> {
-    let Some(bytes) = bytes::of(value) else { return encode(value, out, limit) };
-    let size = (out.len() + 8 + bytes.len()) as u64;
-    if size > limit {
-        return Err(Unencodable::TooLarge(size));
+    match plain::encode(value, out, limit) {
+        Some(result) => result.map_err(Unencodable::TooLarge),
+        None => encode(value, out, limit),
     }
-    out.reserve_exact(8 + bytes.len());
-    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-    out.extend_from_slice(bytes);
-    Ok(())
 }
 
-/// Like [`decode`], for a value whose type may be known to be bytes.
+/// Like [`decode`], for a value whose type may be known to be a vector of numbers.
+#[inline]
 pub(crate) fn decode_value<T: DeserializeOwned + 'static>(encoded: &[u8]) -> Result<T, String> {
-    match bytes::to(encoded) {
+    match plain::decode(encoded) {
         Some(value) => Ok(value),
         None => decode(encoded),
+    }
+}
+
+/// Arguments that are nothing but a vector of numbers, made of the bytes of these; `None` if they are something else.
+#[inline]
+pub(crate) fn decode_numbers<T: 'static>(bytes: Vec<u8>) -> Option<T> {
+    plain::decode_owned(bytes)
+}
+
+/// Like [`decode`] of a vector, whose items are appended to `target`. On error `target` may have some of them.
+#[inline]
+pub(crate) fn decode_onto<T: DeserializeOwned + 'static>(
+    encoded: &[u8],
+    target: &mut Vec<T>,
+) -> Result<(), String> {
+    match plain::decode_onto(encoded, target) {
+        Some([]) => Ok(()),
+        Some(rest) => Err(left_over(rest.len())),
+        None if target.is_empty() => decode(encoded).map(|items| *target = items),
+        None => decode::<Vec<T>>(encoded).map(|items| target.extend(items)),
     }
 }
 
@@ -72,6 +92,12 @@ pub(crate) fn decode_value<T: DeserializeOwned + 'static>(encoded: &[u8]) -> Res
 /// taken for what they claim. The limit is a constant for the compiler: three sizes of it do, and
 /// what is larger may claim anything.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let (value, used) = decode_first(bytes)?;
+    if used == bytes.len() { Ok(value) } else { Err(left_over(bytes.len() - used)) }
+}
+
+/// Decodes the value at the beginning of `bytes`, and tells how many of them it takes. See [`decode`] for the limit.
+pub(crate) fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), String> {
     const SMALL: usize = 64 << 10;
     const MEDIUM: usize = 16 << 20;
     const LARGE: usize = 1 << 30;
@@ -84,12 +110,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     } else {
         bincode::serde::decode_from_slice(bytes, CONFIG)
     };
-    let (value, used) = decoded.map_err(|error| decode_text(&error))?;
-    if used == bytes.len() {
-        Ok(value)
-    } else {
-        Err(format!("{} bytes are left over after the value", bytes.len() - used))
-    }
+    decoded.map_err(|error| decode_text(&error))
+}
+
+fn left_over(bytes: usize) -> String {
+    format!("{bytes} bytes are left over after the value")
 }
 
 /// A vector with a limit: what would go beyond it is refused before memory is taken.
@@ -148,19 +173,63 @@ mod tests {
         }
     }
 
+    /// Written and read in one piece as by serde.
+    fn looks_the_same<T>(value: &T)
+    where
+        T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static,
+    {
+        let (mut quick, mut slow) = (vec![7], vec![7]);
+        assert!(plain::encode(value, &mut quick, u64::MAX).is_some(), "the type is known");
+        encode(value, &mut slow, u64::MAX).unwrap();
+        assert_eq!(quick, slow);
+        let size = quick.len() as u64;
+        let refused = encode_value(value, &mut vec![7], size - 1);
+        assert!(matches!(refused, Err(Unencodable::TooLarge(wanted)) if wanted == size));
+        let mut encoded = quick.split_off(1);
+        assert_eq!(decode_value::<T>(&encoded).as_ref(), Ok(value));
+        assert_eq!(decode::<T>(&encoded).as_ref(), Ok(value));
+        encoded.push(0);
+        assert!(decode_value::<T>(&encoded).is_err());
+        encoded.truncate(encoded.len().saturating_sub(2));
+        assert!(decode_value::<T>(&encoded).is_err());
+    }
+
     proptest! {
         #[test]
-        fn byte_vectors_look_the_same_either_way(value: Vec<u8>) {
-            let (mut quick, mut slow) = (Vec::new(), Vec::new());
-            let value = (value,);
-            encode_value(&value, &mut quick, u64::MAX).unwrap();
-            encode(&value, &mut slow, u64::MAX).unwrap();
-            prop_assert_eq!(&quick, &slow);
-            prop_assert_eq!(decode_value::<(Vec<u8>,)>(&quick).unwrap(), value.clone());
-            prop_assert_eq!(decode::<(Vec<u8>,)>(&quick).unwrap(), value);
-            quick.push(0);
-            prop_assert!(decode_value::<(Vec<u8>,)>(&quick).is_err());
+        fn vectors_of_numbers_look_the_same_either_way(bytes: Vec<u8>, words: Vec<u64>, singles: Vec<(i16,)>) {
+            let floats: Vec<f64> = words.iter().map(|&word| word as f64 / 3.0).collect();
+            looks_the_same(&bytes);
+            looks_the_same(&(bytes,));
+            looks_the_same(&(floats.clone(),));
+            looks_the_same(&floats);
+            looks_the_same(&words);
+            looks_the_same(&singles);
         }
+
+        #[test]
+        fn vectors_are_decoded_onto_others(one: Vec<u32>, other: Vec<u32>, texts: Vec<String>) {
+            let encoded = |bytes: &mut Vec<u8>| encode(&other, bytes, u64::MAX).map_err(|_| ());
+            let (mut bytes, mut target) = (Vec::new(), one.clone());
+            encoded(&mut bytes).unwrap();
+            decode_onto(&bytes, &mut target).unwrap();
+            prop_assert_eq!(target, [one.clone(), other].concat());
+            bytes.push(0);
+            prop_assert!(decode_onto(&bytes, &mut one.clone()).is_err());
+            let (mut bytes, mut target) = (Vec::new(), texts.clone());
+            encode(&texts, &mut bytes, u64::MAX).unwrap();
+            decode_onto(&bytes, &mut target).unwrap();
+            prop_assert_eq!(target, [texts.clone(), texts].concat());
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_announced_and_not_there_are_refused() {
+        let claim = |len: u64| [&len.to_le_bytes()[..], &[1; 16]].concat();
+        for len in [3, 1 << 40, u64::MAX, u64::MAX / 8 + 1] {
+            assert!(decode_value::<Vec<u64>>(&claim(len)).is_err());
+            assert!(decode_onto::<u64>(&claim(len), &mut Vec::new()).is_err());
+        }
+        assert_eq!(decode_value::<Vec<u64>>(&claim(2)).unwrap().len(), 2);
     }
 
     #[test]

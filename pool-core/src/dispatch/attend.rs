@@ -7,15 +7,69 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::Shared;
-use super::core::{Effects, TaskSlot};
+use super::core::{Core, Effects};
+use super::task::TaskSlot;
 use crate::backend::Link;
 use crate::backend::process::link::Reading;
 use crate::ids::{TaskKey, WorkerKey};
+use crate::limits::SOON_NS;
 use crate::sched::Worker;
+use crate::spin::spin_until;
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, wait_either};
 use crate::sys::socket::Stream;
+use crate::transport::lane::LaneProbe;
 use crate::transport::replies::Round;
+
+impl Core {
+    fn expect(&mut self, key: TaskKey, slot: &Arc<TaskSlot>) {
+        if !self.is_task(key, slot) {
+            return;
+        }
+        if let Some(body) = self.bodies[key.index()].as_mut() {
+            body.awaited = true;
+        }
+        if let Some((worker, _)) = self.sched.lease_of(key) {
+            self.unpark(worker);
+            self.hasten(worker);
+        }
+    }
+
+    /// Somebody sleeps until a task of this worker is done.
+    pub(super) fn hasten(&mut self, worker: WorkerKey) {
+        if let Some(link) = self.process_mut(worker)
+            && !link.awaited
+        {
+            link.awaited = true;
+            self.listen(worker);
+        }
+    }
+
+    /// Replies of the worker that has this task ring no bell from now on, if it is worth while to look for them.
+    fn begin_to_look(
+        &mut self,
+        key: TaskKey,
+        slot: &Arc<TaskSlot>,
+        cpus: usize,
+    ) -> Option<(WorkerKey, Arc<Stream>, LaneProbe)> {
+        if !self.is_task(key, slot) {
+            return None;
+        }
+        let (worker, _) = self.sched.lease_of(key)?;
+        // with all of them busy, looking takes from the workers what it gains here
+        let spare = self.sched.busy() < cpus.max(2);
+        if !spare || self.sched.expected(key)? > SOON_NS {
+            return None;
+        }
+        let link = self.process_mut(worker)?;
+        if link.reading == Reading::Ended {
+            return None;
+        }
+        link.onlookers += 1;
+        link.reader.stop_listening();
+        Some((worker, Arc::clone(&link.stream), link.reader.probe()))
+    }
+}
 
 thread_local! {
     /// Rung when the slot is settled by somebody else meanwhile.
@@ -45,6 +99,8 @@ impl Shared {
         }
         if self.settings.recipe().is_none() {
             // threads tell by themselves
+        } else if self.look(key, slot) {
+            return true;
         } else if !self.on_service_thread()
             && let Some((bell, waker)) = bell()
             && let Some((worker, stream)) = self.begin_to_attend(key, slot)
@@ -52,9 +108,39 @@ impl Shared {
             self.attend(worker, &stream, slot, (&bell, &waker), deadline);
             self.end_to_attend(worker, &stream);
         } else {
-            self.unpark(key, slot);
+            self.expect(key, slot);
         }
         slot.wait(deadline)
+    }
+
+    /// Reads what lies in the lanes; and if the result is not there but may come soon, and a CPU has nothing better to do, looks for it again and again for a
+    /// moment. Returns whether the slot is settled.
+    fn look(&self, key: TaskKey, slot: &Arc<TaskSlot>) -> bool {
+        let mut core = self.lock();
+        let mut effects = Effects::default();
+        core.read_lanes(clock::now_ns(), &mut effects);
+        let begun = core.begin_to_look(key, slot, self.cpus);
+        self.finish(core, effects);
+        let Some((worker, stream, mut probe)) = begun else { return slot.is_settled() };
+        loop {
+            let came = spin_until(|| slot.is_settled() || probe.has_news());
+            let mut core = self.lock();
+            let mut effects = Effects::default();
+            core.read_lanes(clock::now_ns(), &mut effects);
+            let settled = !core.is_task(key, slot);
+            let link = core.process_mut(worker).filter(|link| Arc::ptr_eq(&link.stream, &stream));
+            if let Some(link) = link {
+                if came && !settled {
+                    probe = link.reader.probe();
+                    self.finish(core, effects);
+                    continue;
+                }
+                link.onlookers -= 1;
+                core.listen(worker);
+            }
+            self.finish(core, effects);
+            return slot.is_settled();
+        }
     }
 
     /// Takes the reading of the worker that runs this task over from the pool's thread, unless somebody else has.
@@ -88,6 +174,10 @@ impl Shared {
         deadline: Option<Instant>,
     ) {
         if !slot.register(waker) {
+            return;
+        }
+        // what lies in the lane may have rung no bell; what comes after this does
+        if self.read_attended(worker, stream) == Round::End {
             return;
         }
         loop {
@@ -135,16 +225,16 @@ impl Shared {
         link.reading = Reading::Parked;
         if busy {
             core.unpark(worker);
+        } else {
+            link.reader.stop_listening();
         }
     }
 
-    /// This thread does not read the worker's replies, so the pool's thread has to.
-    fn unpark(&self, key: TaskKey, slot: &Arc<TaskSlot>) {
+    /// Somebody sleeps until the task is settled, and does not read the worker's replies: the pool's thread has to, and at once.
+    pub(crate) fn expect(&self, key: TaskKey, slot: &Arc<TaskSlot>) {
         let mut core = self.lock();
-        if core.is_task(key, slot)
-            && let Some((worker, _)) = core.sched.lease_of(key)
-        {
-            core.unpark(worker);
-        }
+        core.expect(key, slot);
+        let effects = Effects::default();
+        self.finish(core, effects);
     }
 }

@@ -1,158 +1,36 @@
 //! What the lock guards: the scheduler, and for each of its keys the things that it does not know: arguments, handles, processes.
 
-use std::any::Any;
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
 
 use super::Settings;
 use super::courier::Courier;
 use super::observer::Observer;
-use super::time_limits::TimeLimits;
+use super::task::{Body, Extras, Finish, Payload, Request, TaskSlot, ns, settle_finished};
 use super::timings::{Times, Timings};
-use crate::attach::Attachments;
 use crate::backend::Link;
+use crate::backend::process::exit::OomKills;
+use crate::backend::process::fork_server::WorkerEnds;
 use crate::backend::process::link::ProcessLink;
 use crate::backend::process::tagging::Tagger;
-use crate::error::{SubmitError, TaskError, TaskInfo};
+use crate::error::{SubmitError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
-use crate::limits::{ATTACHMENT_BYTES, INLINE_BYTES};
 use crate::output::TaskOutput;
-use crate::primitives::{unharmed, unpoisoned};
+use crate::primitives::unharmed;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
-use crate::slot::Slot;
+use crate::small_bytes::SmallBytes;
 use crate::sys::poll::Watch;
 use crate::sys::{clock, process};
 use crate::task::callee::Callee;
-use crate::task::job::{JobCell, Outcome};
+use crate::task::job::Outcome;
 use crate::wire::from_worker::Header;
 
-/// What a task and its handle share.
-#[derive(Debug)]
-pub(crate) struct TaskSlot {
-    outcome: Slot<Outcome>,
-    output: Mutex<Option<Box<TaskOutput>>>,
-}
-
-impl TaskSlot {
-    pub(crate) fn new() -> TaskSlot {
-        TaskSlot { outcome: Slot::new(), output: Mutex::new(None) }
-    }
-
-    /// The slot of a task that has an outcome before it was one.
-    pub(crate) fn of(outcome: Outcome) -> TaskSlot {
-        TaskSlot { outcome: Slot::of(outcome), output: Mutex::new(None) }
-    }
-
-    /// What the task has printed, if that is captured.
-    pub(crate) fn output(&self) -> Option<TaskOutput> {
-        unpoisoned(self.output.lock()).as_deref().cloned()
-    }
-
-    /// The task is tried again: what the attempt has printed is not what the next one prints.
-    pub(super) fn forget_output(&self) {
-        *unpoisoned(self.output.lock()) = None;
-    }
-
-    pub(super) fn set_output(&self, output: TaskOutput) {
-        *unpoisoned(self.output.lock()) = Some(Box::new(output));
-    }
-}
-
-impl Deref for TaskSlot {
-    type Target = Slot<Outcome>;
-
-    fn deref(&self) -> &Slot<Outcome> {
-        &self.outcome
-    }
-}
-
-/// What a worker needs to run a task.
-#[derive(Clone, Debug)]
-pub(crate) enum Payload {
-    /// Encoded arguments.
-    Inline(Vec<u8>),
-    /// Encoded arguments that are passed in pieces, for which they are shared with the link.
-    Big(Arc<Vec<u8>>),
-    /// For a worker thread, with which it is shared.
-    Direct(Arc<JobCell>),
-}
-
-impl Payload {
-    /// Encoded arguments.
-    pub(crate) fn encoded(bytes: Vec<u8>) -> Payload {
-        if bytes.len() > INLINE_BYTES {
-            Payload::Big(Arc::new(bytes))
-        } else {
-            Payload::Inline(bytes)
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Payload::Inline(bytes) => bytes.len(),
-            Payload::Big(bytes) => bytes.len(),
-            Payload::Direct(_) => 0,
-        }
-    }
-
-    /// Nobody needs it any more. A worker thread may still have it in its mailbox.
-    fn discard(self) {
-        if let Payload::Direct(job) = self {
-            job.discard();
-        }
-    }
-}
+/// One in so many submissions looks what workers have answered; of those with larger arguments, each.
+const LOOK_EVERY: u64 = 16;
 
 /// With fewer unfinished tasks, the waiting of each is observed.
 const FEW: usize = 256;
-
-/// What is done with an outcome on the pool's callback thread, before its handle has it.
-pub(crate) type Finish = Box<dyn FnOnce(Outcome) -> Outcome + Send>;
-
-/// A task to be taken in.
-pub(crate) struct Request {
-    pub(crate) callee: Callee,
-    pub(crate) name: Cow<'static, str>,
-    pub(crate) payload: Payload,
-    pub(crate) attachments: Attachments,
-    pub(crate) items: u32,
-    pub(crate) retries: u32,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) soft_timeout: Option<Duration>,
-    pub(crate) priority: i32,
-    /// The pause before the first retry.
-    pub(crate) backoff: Option<Duration>,
-    /// The caller waits for the result next, and reads the worker's replies itself.
-    pub(crate) awaited: bool,
-    pub(crate) finish: Option<Finish>,
-    pub(crate) slot: Arc<TaskSlot>,
-}
-
-/// A task that is not settled.
-pub(super) struct Body {
-    pub(super) id: TaskId,
-    pub(super) name: Cow<'static, str>,
-    pub(super) callee: Callee,
-    pub(super) payload: Payload,
-    /// Kept until the task is settled: it may be sent again.
-    pub(super) attachments: Attachments,
-    pub(super) limits: TimeLimits,
-    /// 0: nobody looked.
-    pub(super) submitted_ns: u64,
-    pub(super) finish: Option<Finish>,
-    pub(super) slot: Arc<TaskSlot>,
-}
-
-impl Body {
-    pub(super) fn info(&self) -> TaskInfo {
-        TaskInfo { id: self.id, name: self.name.clone().into_owned() }
-    }
-}
 
 /// A process to be started.
 #[derive(Clone, Copy, Debug)]
@@ -171,7 +49,8 @@ pub(crate) struct Effects {
     /// Arguments that nobody needs any more: freeing them takes time.
     pub(super) garbage: Vec<Payload>,
     /// Shared objects that may have lost their last user here: unmapping takes time too.
-    pub(super) released: Vec<Attachments>,
+    #[expect(clippy::vec_box, reason = "as they come: moving what is in them would cost more")]
+    pub(super) released: Vec<Box<Extras>>,
     /// Results of tasks that were settled before.
     pub(super) unwanted: Vec<Outcome>,
     /// The pool has stopped: what is left of the output is to be written.
@@ -182,15 +61,10 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
-    /// Tells a handle, after the callbacks if there are any.
-    pub(super) fn settle(
-        &mut self,
-        slot: Arc<TaskSlot>,
-        outcome: Outcome,
-        finish: Option<Finish>,
-        courier: &Arc<Courier>,
-    ) {
-        match finish {
+    /// Tells a handle, after the callbacks if there are any, and frees what the task had.
+    pub(super) fn settle(&mut self, body: Body, outcome: Outcome, courier: &Arc<Courier>) {
+        let (slot, payload, mut extras) = body.into_parts();
+        match extras.as_mut().and_then(|extras| extras.finish.take()) {
             None => self.settled.push((slot, outcome)),
             Some(finish) => {
                 // under the lock: who waits for callbacks after the last worker has left waits for this one
@@ -199,6 +73,10 @@ impl Effects {
                 self.finishing.push((slot, outcome, finish));
             }
         }
+        if !payload.is_small() {
+            self.garbage.push(payload);
+        }
+        self.released.extend(extras);
     }
 }
 
@@ -225,18 +103,6 @@ impl Drop for Effects {
     }
 }
 
-/// Calls the callbacks of a task, then settles it: whatever they do.
-pub(super) fn settle_finished(slot: &TaskSlot, outcome: Outcome, finish: Finish) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| finish(outcome)));
-    let lost = |payload| {
-        // its drop may panic
-        std::mem::forget::<Box<dyn Any + Send>>(payload);
-        Err(TaskError::Decode("decoding the result panicked".to_owned()))
-    };
-    // settled once: the task is forgotten by everybody else
-    let _ = slot.settle(outcome.unwrap_or_else(lost));
-}
-
 /// See the module's documentation.
 pub(crate) struct Core {
     pub(crate) sched: Scheduler,
@@ -250,14 +116,23 @@ pub(crate) struct Core {
     pub(super) bodies: Vec<Option<Body>>,
     /// Scratch, empty between two events.
     pub(super) actions: Vec<Action>,
-    pub(super) frames: Vec<(Header, Vec<u8>)>,
+    pub(super) frames: Vec<(Header, SmallBytes)>,
     pub(super) read_buffer: Vec<u8>,
+    /// The first lane to be looked at the next time, if there are many.
+    pub(super) next_lane: usize,
     /// Workers that had more to say than one round takes.
     pub(super) unread: Vec<WorkerKey>,
+    /// The pool's thread has something to do at once.
+    pub(super) hurry: bool,
+    /// Where fork servers tell how workers have ended, and workers that have ended of which that was not told yet.
+    pub(super) ends: Vec<Arc<WorkerEnds>>,
+    pub(super) untold: Vec<WorkerKey>,
     /// The outcome of the reply that is being told to the scheduler.
     pub(super) reply: Option<Outcome>,
     /// How long it has run, by its worker's account.
     pub(super) reply_ns: u64,
+    /// What of the sandbox workers could not apply.
+    pub(crate) sandbox_gaps: Vec<String>,
     /// What finalizers have given.
     pub(crate) finalized: Vec<Outcome>,
     pub(super) next_id: u64,
@@ -277,7 +152,7 @@ pub(crate) struct Core {
     /// The task that is being submitted will be attended: a parked worker may stay so.
     pub(super) attended_next: bool,
     pub(super) image: Option<[u64; 4]>,
-    pub(super) oom_kills: Option<u64>,
+    pub(super) oom_kills: OomKills,
 }
 
 impl Core {
@@ -301,9 +176,14 @@ impl Core {
             actions: Vec::new(),
             frames: Vec::new(),
             read_buffer: Vec::new(),
+            next_lane: 0,
             unread: Vec::new(),
+            hurry: false,
+            ends: Vec::new(),
+            untold: Vec::new(),
             reply: None,
             reply_ns: 0,
+            sandbox_gaps: Vec::new(),
             finalized: Vec::new(),
             next_id: 1,
             functions: HashMap::new(),
@@ -318,7 +198,7 @@ impl Core {
             phase: Phase::Running,
             attended_next: false,
             image: is_copy.then(|| process::image_id().ok()).flatten(),
-            oom_kills: process::oom_kills(),
+            oom_kills: OomKills::default(),
         }
     }
 
@@ -339,45 +219,39 @@ impl Core {
 
     /// The pool is open, so this can't fail.
     pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> TaskKey {
-        let function = self.function(request.callee);
-        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let Request { mut body, items, retries, priority, backoff, attended } = request;
+        let function = self.function(body.callee);
         let spec = Spec {
             function,
-            size: request.payload.len() as u64
-                + request.attachments.objects().len() as u64 * ATTACHMENT_BYTES,
-            items: request.items,
-            retries: request.retries,
-            priority: request.priority,
-            backoff_ns: request.backoff.map_or(0, ns),
+            size: body.size(),
+            items,
+            retries,
+            priority,
+            backoff_ns: backoff.map_or(0, ns),
         };
-        let limits =
-            TimeLimits { soft_ns: request.soft_timeout.map(ns), hard_ns: request.timeout.map(ns) };
-        self.limited += usize::from(limits.any());
+        self.limited += usize::from(body.limits().any());
         // with a long queue, the waiting of one task in eight tells enough: looking at the clock costs as much as many a task
-        let looks = self.sched.any_idle()
+        let reads = self.next_id.is_multiple_of(LOOK_EVERY) || !body.payload.is_small();
+        let looks = reads
+            || self.sched.any_idle()
             || self.sched.unfinished() < FEW
             || self.next_id.is_multiple_of(8)
             || self.sched.is_elastic();
         let now = if looks { clock::now_ns() } else { 0 };
-        let body = Body {
-            id: TaskId(self.next_id),
-            name: request.name,
-            callee: request.callee,
-            payload: request.payload,
-            attachments: request.attachments,
-            limits,
-            submitted_ns: now,
-            finish: request.finish,
-            slot: request.slot,
-        };
+        body.id = TaskId(self.next_id);
+        body.submitted_ns = now;
         self.next_id += 1;
         if let Some(observer) = &mut self.observer {
             observer.tell(PoolEvent::TaskSubmitted { task: body.info() });
         }
+        if reads {
+            // who submits without a pause leaves the lock to nobody else for long, and has at hand what it takes
+            self.read_lanes(now, effects);
+        }
         let key = self.sched.submit(spec, now, &mut self.actions);
         put(&mut self.bodies, key.index(), body);
         if !self.actions.is_empty() {
-            self.attended_next = request.awaited;
+            self.attended_next = attended;
             self.perform(now, effects);
             self.attended_next = false;
         }

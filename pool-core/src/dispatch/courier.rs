@@ -149,3 +149,23 @@ impl fmt::Debug for Courier {
         f.debug_struct("Courier").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    #[test]
+    fn an_errand_that_is_on_its_way_is_waited_for() {
+        let courier = Courier::new("courier".to_owned());
+        let soon = || Some(Instant::now() + Duration::from_millis(20));
+        assert!(courier.wait(soon()));
+        courier.expect();
+        assert!(!courier.wait(soon()), "it has not come");
+        let done = Arc::new(AtomicBool::new(false));
+        let doing = Arc::clone(&done);
+        courier.send_expected(move || doing.store(true, Ordering::SeqCst));
+        assert!(courier.wait(None) && done.load(Ordering::SeqCst));
+    }
+}

@@ -4,8 +4,11 @@
 //! It never waits for a worker, never runs user code with the lock held, and never encodes or decodes a user's value.
 
 mod attend;
+mod confinement;
 mod core;
 mod courier;
+#[cfg(test)]
+mod fuzz;
 mod observer;
 mod patience;
 mod perform;
@@ -13,16 +16,19 @@ mod replies;
 mod service;
 mod settings;
 mod starting;
+mod task;
 mod threads;
 mod time_limits;
 mod timings;
 
+use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-pub(crate) use self::core::{Core, Effects, Finish, Payload, Request, TaskSlot};
+pub(crate) use self::core::{Core, Effects};
+pub(crate) use self::task::{Body, Extras, Finish, Payload, Request, TaskSlot};
 use crate::backend::process::spawner::Recipe;
 use crate::backend::process::tagging::{Finishing, Tagger};
 use crate::error::{PoolError, SubmitError};
@@ -60,6 +66,8 @@ pub(crate) struct Shared {
     /// Writes what is left of the workers' output.
     finishing: OnceLock<Finishing>,
     owner: u32,
+    /// What this program may use of the machine.
+    cpus: usize,
 }
 
 impl Shared {
@@ -98,6 +106,7 @@ impl Shared {
             threads: Mutex::new(Vec::new()),
             finishing: OnceLock::new(),
             owner: std::process::id(),
+            cpus: std::thread::available_parallelism().map_or(1, NonZero::get),
         });
         shared.start_threads(requests)?;
         shared.event(Event::Tick);
@@ -203,8 +212,9 @@ impl Shared {
     }
 
     /// Lets the lock go, then does what must not be done with it held.
-    pub(crate) fn finish(&self, core: MutexGuard<'_, Core>, mut effects: Effects) {
+    pub(crate) fn finish(&self, mut core: MutexGuard<'_, Core>, mut effects: Effects) {
         let room = core.has_room(self.settings.max_pending);
+        effects.hurry |= std::mem::take(&mut core.hurry);
         drop(core);
         if effects.hurry {
             self.bell.ring();
@@ -254,7 +264,7 @@ impl Shared {
             // nobody else has it yet
             None => drop(slot.settle(outcome)),
             Some(finish) => {
-                self.courier.send(move || core::settle_finished(&slot, outcome, finish));
+                self.courier.send(move || task::settle_finished(&slot, outcome, finish));
             }
         }
     }

@@ -57,7 +57,7 @@ impl Core {
     fn standing(&self, worker: WorkerKey, now: u64) -> Option<(Still, u64)> {
         let link = self.link(worker)?.as_process()?;
         let (task, lease) = self.sched.worker(worker)?.running_order().next()?;
-        let limit = self.bodies.get(task.index())?.as_ref()?.limits.hard_ns?;
+        let limit = self.bodies.get(task.index())?.as_ref()?.limits().hard_ns?;
         let is_over = match link.page.progress(lease) {
             Progress::Queued => false,
             Progress::Over => true,

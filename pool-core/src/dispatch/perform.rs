@@ -4,14 +4,16 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Core, Effects, Payload, SpawnRequest};
+use super::core::{Core, Effects, SpawnRequest};
 use super::service::reply_token;
+use super::task::Payload;
 use crate::backend::Link;
-use crate::backend::process::link::Reading;
+use crate::backend::process::link::{BigInput, Reading};
 use crate::error::{ExitCause, TaskError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
+use crate::sys::failpoint;
 use crate::sys::signal::GroupSignal;
 use crate::task::job::Outcome;
 use crate::transport::status::Progress;
@@ -84,26 +86,35 @@ impl Core {
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
             return;
         };
+        failpoint::with("parent.lease", link.pid());
         link.page().announce(lease, body.id);
+        let awaited = body.awaited;
         if let Some(observer) = &mut self.observer {
             let (worker, pid) = (WorkerIndex(link.seat()), link.pid());
             observer.tell(PoolEvent::TaskStarted { task: body.info(), worker, pid });
         }
         match (link, &body.payload) {
             (Link::Process(link), Payload::Inline(input)) => {
-                link.push_task(lease, body.callee, input, &body.attachments);
+                link.push_task(lease, body.callee, input, body.attachments());
             }
             (Link::Process(link), Payload::Big(input)) => {
-                let attachments = &body.attachments;
-                link.push_big_task(lease, body.callee, Arc::clone(input), attachments);
+                let input = BigInput::Encoded(Arc::clone(input));
+                link.push_big_task(lease, body.callee, input, body.attachments());
+            }
+            (Link::Process(link), Payload::Lent(numbers)) => {
+                let input = BigInput::Numbers(numbers.clone());
+                link.push_big_task(lease, body.callee, input, body.attachments());
             }
             (Link::Thread(link), Payload::Direct(job)) => link.push_task(lease, Arc::clone(job)),
             (Link::Process(_), Payload::Direct(_)) | (Link::Thread(_), _) => {
                 debug_assert!(false, "a pool's tasks are made for its kind of workers");
             }
         }
-        if let Some(limit) = body.limits.first() {
+        if let Some(limit) = body.limits().first() {
             self.next_limit_check = self.next_limit_check.min(now.saturating_add(limit));
+        }
+        if awaited {
+            self.hasten(worker);
         }
     }
 
@@ -113,7 +124,9 @@ impl Core {
         }
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
+                failpoint::with("parent.send", link.pid);
                 link.violated |= link.flush() == Err(Unsent::Stuck);
+                failpoint::with("parent.sent", link.pid);
                 if link.violated {
                     self.sched.handle(Event::Violated { worker }, now, &mut self.actions);
                 }
@@ -132,6 +145,7 @@ impl Core {
                     link.push(&ToWorker::Finalize { callee: *callee, input });
                     link.finalizing = true;
                 }
+                failpoint::with("parent.retire", link.pid);
                 link.push(&ToWorker::Stop);
                 self.flush(worker, now);
             }
@@ -148,11 +162,25 @@ impl Core {
             && watch.add(link.stream.as_fd(), reply_token(worker)).is_ok()
         {
             link.reading = Reading::Watched;
+            self.listen(worker);
+        }
+    }
+
+    /// The replies of this worker ring the bell again, unless somebody looks by himself.
+    pub(super) fn listen(&mut self, worker: WorkerKey) {
+        if let Some(link) = self.process_mut(worker)
+            && let Some(need) = link.bell()
+            && !link.reader.listen(need)
+        {
+            // what lies there already rings no bell
+            self.unread.push(worker);
+            self.hurry = true;
         }
     }
 
     fn take_back(&self, worker: WorkerKey, lease: Lease, why: Why) -> Taken {
         let Some(link) = self.link(worker) else { return Taken::No };
+        failpoint::with("parent.take-back", link.pid());
         if link.page().revoke(lease) {
             return Taken::Revoked;
         }
@@ -182,11 +210,18 @@ impl Core {
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
                 link.killed = true;
+                failpoint::with("parent.signal", link.pid);
                 link.signal(signal);
             }
             Some(Link::Thread(link)) => link.abandon(),
             None => {}
         }
+    }
+
+    /// Sends a signal that ends nobody to all workers that are processes.
+    pub(crate) fn signal_all(&self, signal: GroupSignal) {
+        let links = self.links.iter().flatten();
+        links.filter_map(Link::as_process).for_each(|link| link.signal(signal));
     }
 
     /// A process ends by it, which its pidfd will tell. A thread that has not ended by now is given up: it ends when its task does.
@@ -206,10 +241,11 @@ impl Core {
     pub(super) fn settle_forgotten(&mut self, effects: &mut Effects) {
         let reason = self.sched.broken().map(ToString::to_string).unwrap_or_default();
         for body in self.bodies.iter_mut().filter_map(Option::take) {
-            let outcome = Err(TaskError::PoolBroken(reason.clone()));
-            effects.settle(body.slot, outcome, body.finish, &self.courier);
-            effects.garbage.push(body.payload);
-            effects.released.push(body.attachments);
+            effects.settle(
+                body,
+                Err(Box::new(TaskError::PoolBroken(reason.clone()))),
+                &self.courier,
+            );
         }
         self.limited = 0;
     }
@@ -220,36 +256,40 @@ impl Core {
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
-        self.limited -= usize::from(body.limits.any());
+        self.limited -= usize::from(body.limits().any());
         let elapsed = (verdict == Verdict::Replied).then_some(self.reply_ns);
         if let Some(run_ns) = elapsed {
             let submitted = Some(body.submitted_ns).filter(|&at| at != 0);
             self.timings.observe(submitted.map(|at| now.saturating_sub(at)), run_ns);
         }
         let outcome: Outcome = match verdict {
-            Verdict::Replied => self.reply.take().unwrap_or(Err(TaskError::Terminated)),
-            Verdict::Lost(worker) => Err(self.lost(worker, body.info())),
-            Verdict::Quarantined(workers) => {
-                Err(TaskError::Quarantined { task: body.info(), workers })
+            Verdict::Replied => {
+                self.reply.take().unwrap_or_else(|| Err(Box::new(TaskError::Terminated)))
             }
-            Verdict::TimedOut => Err(TaskError::TimedOut),
-            Verdict::Cancelled => Err(TaskError::Cancelled),
-            Verdict::Terminated => Err(TaskError::Terminated),
-            Verdict::Broken => Err(match self.sched.broken() {
-                Some(crate::PoolError::InitFailed(text)) => TaskError::InitFailed(text.clone()),
-                Some(reason) => TaskError::PoolBroken(reason.reason()),
-                None => TaskError::Terminated,
-            }),
+            other => Err(Box::new(self.error(other, body.info()))),
         };
         if let Some(observer) = &mut self.observer {
-            let (task, error) = (body.info(), outcome.as_ref().err().cloned());
+            let (task, error) =
+                (body.info(), outcome.as_ref().err().map(|error| (**error).clone()));
             let elapsed = elapsed.map(Duration::from_nanos);
             observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
         }
-        effects.settle(body.slot, outcome, body.finish, &self.courier);
-        effects.garbage.push(body.payload);
-        if !body.attachments.is_empty() {
-            effects.released.push(body.attachments);
+        effects.settle(body, outcome, &self.courier);
+    }
+
+    /// Why a task has no result.
+    fn error(&self, verdict: Verdict, task: TaskInfo) -> TaskError {
+        match verdict {
+            Verdict::Lost(worker) => self.lost(worker, task),
+            Verdict::Quarantined(workers) => TaskError::Quarantined { task, workers },
+            Verdict::TimedOut => TaskError::TimedOut,
+            Verdict::Cancelled => TaskError::Cancelled,
+            Verdict::Terminated | Verdict::Replied => TaskError::Terminated,
+            Verdict::Broken => match self.sched.broken() {
+                Some(crate::PoolError::InitFailed(text)) => TaskError::InitFailed(text.clone()),
+                Some(reason) => TaskError::PoolBroken(reason.reason()),
+                None => TaskError::Terminated,
+            },
         }
     }
 

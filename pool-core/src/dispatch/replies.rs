@@ -14,9 +14,10 @@ use crate::events::PoolEvent;
 use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::MEMORY_CHECK_NS;
 use crate::output::TaskOutput;
-use crate::sched::{Event, WorkerPhase};
-use crate::sys::process;
+use crate::sched::{self, Event, WorkerPhase};
+use crate::small_bytes::SmallBytes;
 use crate::sys::signal::GroupSignal;
+use crate::sys::{failpoint, process};
 use crate::task::entry::Fault;
 use crate::task::job::{Outcome, Value};
 use crate::transport::replies::Round;
@@ -24,11 +25,46 @@ use crate::transport::status::Progress;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
 
+/// Where to look for replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    Lane,
+    Both,
+}
+
+/// Lanes that are looked at in one go: each look may have to fetch a word from another core.
+const LANES_AT_ONCE: usize = 32;
+
 impl Core {
     /// Reads what the worker has sent, and acts on it.
     pub(super) fn read_link(
         &mut self,
         worker: WorkerKey,
+        now: u64,
+        effects: &mut Effects,
+    ) -> Round {
+        self.read_ways(worker, Ways::Both, now, effects)
+    }
+
+    /// Reads the lanes in which something lies: costs no system call. Of many workers, some are looked at this time, some the next.
+    pub(super) fn read_lanes(&mut self, now: u64, effects: &mut Effects) {
+        let count = self.links.len();
+        for offset in 0..count.min(LANES_AT_ONCE) {
+            let index = (self.next_lane + offset) % count;
+            let link = self.links[index].as_ref().and_then(Link::as_process);
+            if link.is_some_and(|link| link.reader.has_news()) {
+                self.read_ways(WorkerKey(index as u32), Ways::Lane, now, effects);
+            }
+        }
+        if count > LANES_AT_ONCE {
+            self.next_lane = (self.next_lane + LANES_AT_ONCE) % count;
+        }
+    }
+
+    fn read_ways(
+        &mut self,
+        worker: WorkerKey,
+        ways: Ways,
         now: u64,
         effects: &mut Effects,
     ) -> Round {
@@ -43,11 +79,14 @@ impl Core {
         if link.violated {
             return Round::End;
         }
-        let stream = link.stream.clone();
-        let frames = &mut self.frames;
-        let round = link.reader.read(stream.as_fd(), &mut self.read_buffer, |header, body| {
-            frames.push((header, body.into_owned()))
-        });
+        failpoint::with("parent.read", link.pid);
+        let bell = link.bell();
+        let (frames, buffer) = (&mut self.frames, &mut self.read_buffer);
+        let take = |header, body| frames.push((header, body));
+        let round = match ways {
+            Ways::Both => link.reader.read(link.stream.as_fd(), bell, buffer, take),
+            Ways::Lane => link.reader.read_lane(bell, take),
+        };
         let mut frames = std::mem::take(&mut self.frames);
         let mut understood = round.is_ok();
         for (header, body) in frames.drain(..) {
@@ -59,6 +98,10 @@ impl Core {
         }
         self.check_memory(worker, now, effects);
         self.event(Event::RepliesRead { worker }, now, effects);
+        let busy = self.sched.worker(worker).is_some_and(sched::Worker::is_busy);
+        if let Some(link) = self.process_mut(worker).filter(|_| !busy) {
+            link.awaited = false;
+        }
         if round == Ok(Round::Budget) {
             // the rest rings no bell
             self.unread.push(worker);
@@ -79,7 +122,7 @@ impl Core {
         &mut self,
         worker: WorkerKey,
         header: Header,
-        body: Vec<u8>,
+        body: SmallBytes,
         now: u64,
         effects: &mut Effects,
     ) -> bool {
@@ -104,6 +147,7 @@ impl Core {
                 link.stage = Stage::Greeted;
                 self.on_hello(&body, now, effects)
             }
+            (Kind::Unconfined, Stage::Greeted) => self.on_unconfined(worker, &body, now, effects),
             (Kind::Ready, Stage::Greeted) => {
                 link.stage = Stage::Ready;
                 effects.phase_changed = true;
@@ -141,7 +185,7 @@ impl Core {
         &mut self,
         worker: WorkerKey,
         header: Header,
-        body: Vec<u8>,
+        body: SmallBytes,
         now: u64,
         effects: &mut Effects,
     ) -> bool {
@@ -151,6 +195,7 @@ impl Core {
             return false;
         }
         let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
+        failpoint::at("parent.reply");
         self.reply = Some(outcome);
         self.reply_ns = elapsed_ns;
         self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
@@ -164,12 +209,12 @@ impl Core {
     }
 
     /// What the body of a frame says; `None` if it says nothing.
-    fn outcome(&self, is_value: bool, body: Vec<u8>) -> Option<Outcome> {
+    fn outcome(&self, is_value: bool, body: SmallBytes) -> Option<Outcome> {
         if is_value {
             return Some(Ok(Value::Encoded(body)));
         }
         let fault = codec::decode::<Fault>(&body).ok()?;
-        Some(Err(fault.into_error(self.settings.max_result)))
+        Some(Err(Box::new(fault.into_error(self.settings.max_result))))
     }
 
     /// A worker that has answered may have grown too large.
@@ -202,6 +247,7 @@ impl Core {
     /// The process has ended: its last replies are taken, and only then is judged what its death has cost.
     pub(super) fn on_exit(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         let Some(link) = self.process_mut(worker) else { return };
+        failpoint::with("parent.exit", link.pid);
         // what it has started ends with it; its number is its own until it is reaped below
         link.signal(GroupSignal::Kill);
         for _ in 0..LAST_ROUNDS {
@@ -209,19 +255,27 @@ impl Core {
                 break;
             }
         }
+        failpoint::at("parent.drained");
         let watch = Arc::clone(&self.watch);
         let Some(link) = self.process_mut(worker) else { return };
-        let Some(exit) = link.try_reap() else { return };
-        let (violated, killed) = (link.violated, link.killed);
+        let exit = link.try_reap();
         // failing to unwatch what is about to be closed changes nothing
         let _ = watch.remove(link.pidfd.as_fd());
+        let Some(exit) = exit else {
+            self.untold.push(worker);
+            return;
+        };
         if link.reading == Reading::Watched {
             let _ = watch.remove(link.stream.as_fd());
         }
         link.reading = Reading::Ended;
+        let Some(Link::Process(link)) = self.links.get(worker.index()).and_then(Option::as_ref)
+        else {
+            return;
+        };
+        let cause = judge(exit, link, link.killed, &mut self.oom_kills, now);
         let leaving = self.sched.worker(worker).is_some_and(|w| w.phase == WorkerPhase::Retiring);
         let dismissed = self.sched.worker(worker).is_some_and(|w| w.dismissed);
-        let cause = judge(exit, violated, killed, &mut self.oom_kills);
         let started = self.started(worker);
         if let Some(&running) = started.first() {
             self.keep_output(worker, running);

@@ -16,6 +16,10 @@ use crate::transport::replies::Round;
 
 /// Tokens: the doorbell, and per worker its replies and its end.
 pub(super) const BELL: u64 = u64::MAX;
+pub(super) const ENDS: u64 = u64::MAX - 1;
+
+/// How often a worker's end is asked for that its fork server does not tell: only to notice that the patience is at its end.
+const UNTOLD_NS: u64 = 50_000_000;
 
 pub(super) fn reply_token(worker: WorkerKey) -> u64 {
     u64::from(worker.0) << 1
@@ -65,12 +69,16 @@ fn turn(shared: &Arc<Shared>, tokens: &mut Vec<u64>) -> bool {
     let mut core = shared.lock();
     let mut effects = Effects::default();
     let now = clock::now_ns();
+    core.hear_ends(tokens.contains(&ENDS));
+    for worker in std::mem::take(&mut core.untold) {
+        core.on_exit(worker, now, &mut effects);
+    }
     for worker in std::mem::take(&mut core.unread) {
         core.read_link(worker, now, &mut effects);
     }
     // replies first: an exit is judged last
     tokens.sort_unstable_by_key(|token| token & 1);
-    for &token in tokens.iter().filter(|&&token| token != BELL) {
+    for &token in tokens.iter().filter(|&&token| token < ENDS) {
         let worker = WorkerKey((token >> 1) as u32);
         if token & 1 == 0 {
             core.on_readable(worker, now, &mut effects);
@@ -94,9 +102,27 @@ impl Core {
         if !self.unread.is_empty() {
             return Some(Some(0));
         }
-        let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
+        let mut due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
+        if !self.untold.is_empty() {
+            due = due.min(clock::now_ns().saturating_add(UNTOLD_NS));
+        }
         self.sleeps_until = due;
         Some((due != u64::MAX).then(|| due.saturating_sub(clock::now_ns())))
+    }
+
+    /// Fork servers have told something, or are gone.
+    fn hear_ends(&mut self, heard: bool) {
+        if heard {
+            let watch = Arc::clone(&self.watch);
+            self.ends.retain(|ends| {
+                let listens = ends.listen();
+                if !listens {
+                    // failing to unwatch what has ended changes nothing
+                    let _ = watch.remove(ends.as_fd());
+                }
+                listens
+            });
+        }
     }
 
     fn on_readable(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
@@ -117,7 +143,7 @@ impl Core {
         }
     }
 
-    fn on_time(&mut self, now: u64, effects: &mut Effects) {
+    pub(super) fn on_time(&mut self, now: u64, effects: &mut Effects) {
         if self.sched.next_tick().is_some_and(|due| due <= now) {
             for worker in self.sched.stalled(now) {
                 self.read_link(worker, now, effects);

@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) retries: u32,
     pub(crate) start_timeout: Duration,
     pub(crate) grace: Duration,
+    /// A worker that can't apply all of its sandbox is no worker.
+    pub(crate) sandbox_required: bool,
     pub(crate) initializer: Option<Hook>,
     pub(crate) finalizer: Option<Hook>,
     pub(crate) on_event: EventHook,
@@ -65,7 +67,7 @@ pub(super) fn observe(settings: &Settings) -> OnEvent {
 /// What kind of workers a pool has.
 #[derive(Debug)]
 pub(crate) enum Workers {
-    Processes(Recipe),
+    Processes(Box<Recipe>),
     Threads {
         /// What all of them can read.
         shared: Option<Arc<dyn Any + Send + Sync>>,

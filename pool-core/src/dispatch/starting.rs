@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 
 use super::core::{Core, Effects, SpawnRequest, put};
-use super::service::{exit_token, reply_token};
+use super::service::{ENDS, exit_token, reply_token};
 use super::{Shared, Workers};
 use crate::backend::Link;
 use crate::backend::process::fork_server::{ForkServer, NoServer, NotForked};
@@ -13,9 +13,10 @@ use crate::backend::process::link::{ProcessLink, Started};
 use crate::backend::process::spawner::{Recipe, StartMethod};
 use crate::events::PoolEvent;
 use crate::ids::{WorkerIndex, WorkerKey};
+use crate::limits::KILL_WAIT;
 use crate::sched::{self, Event, WorkerPhase};
-use crate::sys::clock;
 use crate::sys::signal::GroupSignal;
+use crate::sys::{clock, failpoint};
 use crate::task::callee::Callee;
 use crate::wire::to_worker::ToWorker;
 
@@ -36,6 +37,13 @@ pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<Spaw
         // its start is limited in time, and so is the pause before the next attempt: that is the other thread's
         shared.bell.ring();
     }
+    // kills what has outlived its workers
+    drop(forks);
+    // the last of them was forgotten with the lock held, as the word that there is nothing more to start was given before that
+    drop(shared.lock());
+    if let Some(groups) = shared.settings.recipe().and_then(|recipe| recipe.groups.as_ref()) {
+        groups.finish(KILL_WAIT);
+    }
 }
 
 fn start(
@@ -49,6 +57,7 @@ fn start(
     if !wanted(&shared.lock()) {
         return Err("was not needed any more".to_owned());
     }
+    failpoint::at("parent.spawn");
     match &shared.settings.workers {
         Workers::Processes(recipe) => {
             let started = match shared.settings.start_method {
@@ -74,14 +83,18 @@ fn fork(
         *forks = None;
         let settings = &shared.settings;
         let started = ForkServer::start(recipe, settings.preload.as_ref(), settings.start_timeout);
-        *forks = Some(started.map_err(|no| match no {
+        let server = started.map_err(|no| match no {
             NoServer::Failed(text) => text,
             NoServer::Refused(reason) => {
                 let text = reason.to_string();
                 shared.event(Event::Refused { reason });
                 text
             }
-        })?);
+        })?;
+        let unwatched = |error| format!("its fork server could not be watched: {error}");
+        shared.watch.add(server.ends().as_fd(), ENDS).map_err(unwatched)?;
+        shared.lock().ends.push(Arc::clone(server.ends()));
+        *forks = Some(server);
     }
     let forked = forks.as_ref().map(|server| server.fork(recipe, seat));
     match forked {
@@ -99,10 +112,11 @@ fn fork(
 impl Shared {
     /// A process has been started: it is watched, and told what to do first.
     fn adopt(&self, worker: WorkerKey, started: Started) -> Result<(), String> {
+        failpoint::with("parent.spawned", started.pid);
         let mut core = self.lock();
         let (mut link, printed) = ProcessLink::new(started, self.settings.max_result);
         if let (Some(printed), Some(tagger)) = (printed, &core.tagger) {
-            tagger.add(format!("{}-{}", self.settings.name, link.seat), printed);
+            tagger.add(link.seat, format!("{}-{}", self.settings.name, link.seat), printed);
         }
         let watched = self
             .watch
@@ -121,12 +135,13 @@ impl Shared {
             }
             None => link.push(&ToWorker::Initialize { callee: Callee::BY_NAME, input: &[] }),
         }
+        failpoint::with("parent.initialize", link.pid);
         let condemned = |w: &sched::Worker| w.phase == WorkerPhase::Condemned;
         let unwanted = core.sched.worker(worker).is_none_or(condemned);
         if unwanted || link.flush().is_err() {
             link.signal(GroupSignal::Kill);
         }
-        core.oom_kills = crate::sys::process::oom_kills();
+        core.oom_kills.on_start(link.home.as_ref(), clock::now_ns());
         let (index, pid) = (WorkerIndex(link.seat), link.pid);
         core.tell(|| PoolEvent::WorkerStarted { worker: index, pid });
         put(&mut core.links, worker.index(), Link::Process(Box::new(link)));

@@ -114,7 +114,7 @@ impl WorkerThread {
     fn finalize(&self) {
         let hook = self.shared.settings.finalizer.as_ref();
         if let Some(hook) = hook.filter(|_| !self.port.is_abandoned()) {
-            let outcome = call(hook).map(Value::Encoded);
+            let outcome = call(hook).map(|bytes| Value::Encoded(bytes.into())).map_err(Box::new);
             self.tell(|core, _, _| core.finalized.push(outcome));
         }
     }
@@ -183,7 +183,7 @@ impl WorkerThread {
 /// Calls an initializer or a finalizer.
 fn call((callee, input, _): &Hook) -> Result<Vec<u8>, TaskError> {
     let mut bytes = Vec::new();
-    let mut output = Output { bytes: &mut bytes, limit: u64::MAX };
+    let mut output = Output::new(&mut bytes, u64::MAX);
     caught(|| callee.entry()(input, &mut output)).map_err(|fault| fault.into_error(u64::MAX))?;
     Ok(bytes)
 }

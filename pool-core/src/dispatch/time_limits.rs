@@ -89,7 +89,7 @@ impl Core {
         let page = self.link(worker)?.page();
         let mut order = self.sched.worker(worker)?.running_order();
         order.find_map(|(task, lease)| {
-            let limits = self.bodies.get(task.index())?.as_ref()?.limits;
+            let limits = self.bodies.get(task.index())?.as_ref()?.limits();
             (limits.any() && page.progress(lease) != Progress::Over).then_some((lease, limits))
         })
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{AsyncResult, CompletionQueue, TaskRef, deadline};
 use crate::error::TaskError;
 use crate::task::chunk::Chunk;
+use crate::task::job::Value;
 
 /// The results of [`map_async`](crate::Pool::map_async), in the order of the input, as soon as all are there.
 ///
@@ -26,13 +27,17 @@ use crate::task::chunk::Chunk;
 #[must_use = "dropping it detaches the tasks; use `drop` to say so"]
 pub struct MapResult<R> {
     parts: Vec<Part<R>>,
+    /// The outcomes of the first parts, so many.
+    whole: Chunk<R>,
+    added: usize,
+    onto: DecodeOnto<R>,
     /// The tasks, if there is one handle for all of them.
     gathered: Option<Vec<TaskRef>>,
     fail_fast: bool,
     taken: bool,
 }
 
-/// A task, and what it has given.
+/// A task, and what it has given if that was looked at before its turn.
 struct Part<R> {
     handle: AsyncResult<Chunk<R>>,
     items: usize,
@@ -47,14 +52,30 @@ impl<R> Part<R> {
             outcome(handle.take().unwrap_or(Err(TaskError::AlreadyTaken)), *items)
         })
     }
+
+    /// Adds the outcome of a task that is ready.
+    fn add_to(&mut self, whole: &mut Chunk<R>, onto: DecodeOnto<R>) {
+        if let Some(chunk) = self.chunk.take() {
+            return whole.append(chunk);
+        }
+        whole.extend(self.items, |whole| {
+            let value = self.handle.take_value().unwrap_or(Err(TaskError::AlreadyTaken));
+            let (value, limit) = value?;
+            onto(value, limit, whole)
+        });
+    }
 }
+
+/// How the result of a chunk is added to those before it.
+type DecodeOnto<R> = fn(Value, u64, &mut Chunk<R>) -> Result<(), TaskError>;
 
 impl<R> MapResult<R> {
     /// Handles with the number of their items.
-    pub(crate) fn new(chunks: Vec<(AsyncResult<Chunk<R>>, usize)>) -> Self {
+    pub(crate) fn new(chunks: Vec<(AsyncResult<Chunk<R>>, usize)>, onto: DecodeOnto<R>) -> Self {
         let part = |(handle, items)| Part { handle, items, chunk: None };
         let parts = chunks.into_iter().map(part).collect();
-        MapResult { parts, gathered: None, fail_fast: false, taken: false }
+        let whole = Chunk::of_values(Vec::new());
+        MapResult { parts, whole, added: 0, onto, gathered: None, fail_fast: false, taken: false }
     }
 
     /// One handle for the items of all these tasks.
@@ -62,8 +83,9 @@ impl<R> MapResult<R> {
         whole: AsyncResult<Chunk<R>>,
         items: usize,
         tasks: Vec<TaskRef>,
+        onto: DecodeOnto<R>,
     ) -> Self {
-        MapResult { gathered: Some(tasks), ..MapResult::new(vec![(whole, items)]) }
+        MapResult { gathered: Some(tasks), ..MapResult::new(vec![(whole, items)], onto) }
     }
 
     /// The first error ends the rest.
@@ -94,7 +116,22 @@ impl<R> MapResult<R> {
         if self.fail_fast {
             self.wait_for_failure(deadline);
         }
-        self.wait_until(deadline).then(|| self.join())
+        self.add_until(deadline).then(|| self.join())
+    }
+
+    /// Waits for one part after the other, and adds up what they give while the others go on. `false`: at the deadline.
+    fn add_until(&mut self, deadline: Option<Instant>) -> bool {
+        if self.added == 0 {
+            self.whole = Chunk::with_capacity(self.parts.iter().map(|part| part.items).sum());
+        }
+        for part in &mut self.parts[self.added..] {
+            if !part.handle.task().wait(deadline) {
+                return false;
+            }
+            part.add_to(&mut self.whole, self.onto);
+            self.added += 1;
+        }
+        true
     }
 
     /// Waits until an item has failed, and cancels the others then; or until all are there.
@@ -115,26 +152,23 @@ impl<R> MapResult<R> {
         }
     }
 
-    /// All values, or the error.
+    /// All values, or the error. Everything is ready.
     fn join(&mut self) -> Result<Vec<R>, TaskError> {
-        self.taken = true;
         let whole = self.take_whole();
         let error = if self.fail_fast { whole.cause() } else { whole.first_error() };
         error.map_or_else(|| whole.into_values(), Err)
     }
 
     fn take_whole(&mut self) -> Chunk<R> {
-        Chunk::concat(self.parts.drain(..).filter_map(|mut part| {
-            part.arrived();
-            part.chunk
-        }))
+        self.add_until(None);
+        self.taken = true;
+        std::mem::replace(&mut self.whole, Chunk::of_values(Vec::new()))
     }
 
     /// Waits for all items and gives an outcome for each. A worker that dies takes the results of the chunk with it that it was
     /// working on: all items of that chunk then have the same error.
     #[must_use]
     pub fn get_each(mut self) -> Vec<Result<R, TaskError>> {
-        self.wait();
         self.take_whole().into_outcomes().collect()
     }
 
@@ -158,9 +192,15 @@ impl<R> MapResult<R> {
         self.parts.iter().all(|part| part.handle.ready())
     }
 
+    /// Whether all items have a result: `false` also if some are not ready yet. Never blocks. Decodes results that nobody has waited for yet.
+    #[must_use]
+    pub fn successful(&mut self) -> bool {
+        self.ready() && self.parts.iter_mut().all(|part| part.arrived().first_error().is_none())
+    }
+
     /// Has the waker woken when the first chunk that is not ready becomes so; `false`: all are ready.
     pub(super) fn register_first(&self, waker: &Waker) -> bool {
-        self.parts.iter().any(|part| part.handle.task().slot().register(waker))
+        self.parts.iter().any(|part| part.handle.task().register(waker))
     }
 
     pub(super) fn forget_all(&self, waker: &Waker) {
@@ -179,14 +219,9 @@ impl<R> MapResult<R> {
 
 /// If the chunk as a whole has failed, so has each of its items.
 pub(crate) fn outcome<R>(chunk: Result<Chunk<R>, TaskError>, items: usize) -> Chunk<R> {
-    match chunk {
-        Ok(chunk) if chunk.is_for(items) => chunk,
-        Ok(_) => {
-            let text = format!("the worker's answer is not one outcome for each of {items} items");
-            Chunk::failed(items, &TaskError::Decode(text))
-        }
-        Err(error) => Chunk::failed(items, &error),
-    }
+    let mut whole = Chunk::of_values(Vec::new());
+    whole.extend(items, |whole| chunk.map(|chunk| whole.append(chunk)));
+    whole
 }
 
 impl<R: Unpin> Future for MapResult<R> {
@@ -199,8 +234,8 @@ impl<R: Unpin> Future for MapResult<R> {
         }
         let mut failed = false;
         let mut pending = false;
-        for part in this.parts.iter_mut().filter(|part| part.chunk.is_none()) {
-            if part.handle.task().slot().register(context.waker()) {
+        for part in this.parts[this.added..].iter_mut().filter(|part| part.chunk.is_none()) {
+            if part.handle.task().register(context.waker()) {
                 pending = true;
                 if !this.fail_fast {
                     break;

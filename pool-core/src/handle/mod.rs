@@ -32,7 +32,7 @@ use crate::ids::TaskKey;
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::clock;
-use crate::task::job::Value;
+use crate::task::job::{Value, opened};
 use crate::transport::status::Progress;
 
 /// The result of a task, as soon as there is one: to be blocked on with [`get`](AsyncResult::get), or awaited on any executor.
@@ -86,6 +86,15 @@ impl TaskRef {
         &self.slot
     }
 
+    /// Has the waker woken when the task is settled; `false`: it is, and the waker was not kept.
+    pub(crate) fn register(&self, waker: &Waker) -> bool {
+        let kept = self.slot.register(waker);
+        if let Some(key) = self.key.filter(|_| kept) {
+            self.shared.expect(key, &self.slot);
+        }
+        kept
+    }
+
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         match self.key {
             Some(key) => self.shared.wait(key, &self.slot, deadline),
@@ -120,7 +129,7 @@ impl TaskRef {
     fn on_done(&self, callback: impl FnOnce() + Send + 'static) {
         let courier = Arc::clone(&self.shared.courier);
         let errand = Arc::new(Errand { courier, callback: Mutex::new(Some(Box::new(callback))) });
-        if !self.slot.register(&Waker::from(Arc::clone(&errand))) {
+        if !self.register(&Waker::from(Arc::clone(&errand))) {
             errand.wake();
         }
     }
@@ -256,11 +265,16 @@ impl<R> AsyncResult<R> {
     }
 
     pub(super) fn take(&self) -> Option<Result<R, TaskError>> {
+        let value = self.take_value()?;
+        Some(value.and_then(|(value, limit)| (self.decode)(value, limit)))
+    }
+
+    /// What is to be decoded, with the largest result of the pool; `None`: not yet.
+    fn take_value(&self) -> Option<Result<(Value, u64), TaskError>> {
         let outcome = self.task.slot.take()?;
         let limit = self.task.shared.settings.max_result;
         Some(match outcome {
-            Some(Ok(value)) => (self.decode)(value, limit),
-            Some(Err(error)) => Err(error),
+            Some(outcome) => opened(outcome, |value| Ok((value, limit))),
             None => Err(TaskError::AlreadyTaken),
         })
     }
@@ -270,7 +284,7 @@ impl<R> Future for AsyncResult<R> {
     type Output = Result<R, TaskError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.task.slot.register(context.waker()) {
+        if self.task.register(context.waker()) {
             return Poll::Pending;
         }
         Poll::Ready(self.take().unwrap_or(Err(TaskError::AlreadyTaken)))

@@ -59,7 +59,7 @@ impl CompletionQueue {
     pub(crate) fn watch(&self, token: u64, task: &TaskRef) -> Waker {
         let queue = Arc::clone(&self.0);
         let waker = Waker::from(Arc::new(Token { queue, token }));
-        if !task.slot().register(&waker) {
+        if !task.register(&waker) {
             self.0.push(token);
         }
         waker

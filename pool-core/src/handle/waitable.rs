@@ -119,7 +119,7 @@ pub(crate) fn sentinel<T>(
 
 impl<R> Pending for AsyncResult<R> {
     fn register(&self, waker: &Waker) -> bool {
-        self.task().slot().register(waker)
+        self.task().register(waker)
     }
 
     fn forget(&self, waker: &Waker) {

@@ -137,6 +137,11 @@ impl Stream {
         Ok(Stream::Tcp(stream))
     }
 
+    /// Whether the other side is on this machine and can be sent descriptors.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self, Stream::Unix(_))
+    }
+
     pub(super) fn try_clone(&self) -> io::Result<Stream> {
         Ok(match self {
             Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
@@ -176,6 +181,14 @@ impl Stream {
         match self {
             Stream::Unix(stream) => (&mut &*stream).read(bytes),
             Stream::Tcp(stream) => (&mut &*stream).read(bytes),
+        }
+    }
+
+    /// What is there already; `None`: nothing.
+    pub(super) fn read_now(&self, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+        match socket::receive_now(self.as_fd(), bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            received => received.map(Some),
         }
     }
 

@@ -12,7 +12,7 @@ use super::address::Stream;
 pub(super) type ClientId = [u8; 16];
 
 /// With the version of the protocol.
-const MAGIC: &[u8; 16] = b"pool-manager/1\r\n";
+const MAGIC: &[u8; 16] = b"pool-manager/2\r\n";
 
 const NONCE: usize = 32;
 

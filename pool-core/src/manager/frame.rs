@@ -3,9 +3,12 @@
 //! Request: `length u32, op u8, object u64, references u32, body, references x u64`. Reply: `length u32, status u8, body`.
 
 use std::io;
+use std::time::Duration;
 
 use super::ManagerError;
 use super::address::Stream;
+use super::lane::Lane;
+use super::spin::Spin;
 use crate::limits::{MANAGER_BUFFER_BYTES, MANAGER_FRAME_BYTES};
 
 /// Bytes taken for a frame before they have arrived.
@@ -183,14 +186,48 @@ pub(super) fn put_with<E>(
 }
 
 /// Bytes that have arrived and were not used yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inlet {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    lane: Option<Lane>,
+    spin: Spin,
+    looking: bool,
+    /// A frame that has come by the lane.
+    short: Vec<u8>,
 }
 
 impl Inlet {
+    /// Nothing yet. Whoever waits for a frame does so awake for `spin` before it sleeps.
+    pub(super) fn new(lane: Option<Lane>, spin: Duration) -> Inlet {
+        let spin = Spin::new(spin);
+        Inlet {
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            lane,
+            spin,
+            looking: false,
+            short: Vec::new(),
+        }
+    }
+
+    /// What the other side sends from now on may come by the lane, if there is one and it is worth it: to be called before it can send anything, and followed
+    /// by [`frame`](Inlet::frame).
+    pub(super) fn look(&mut self) {
+        if let Some(lane) = &self.lane
+            && self.spin.is_worth_it()
+        {
+            lane.look();
+            self.looking = true;
+        }
+    }
+
+    pub(super) fn lane(&self) -> Option<&Lane> {
+        self.lane.as_ref()
+    }
+
     /// The next frame; `None` at the end of the stream. `stalled` is asked what to do when the stream's time limit has passed without a byte.
     pub(super) fn frame(
         &mut self,
@@ -198,6 +235,12 @@ impl Inlet {
         mut stalled: impl FnMut() -> io::Result<()>,
     ) -> io::Result<Option<&[u8]>> {
         self.tidy();
+        if std::mem::take(&mut self.looking)
+            && let Some(lane) = &self.lane
+            && lane.take(&mut self.spin, &mut self.short)?
+        {
+            return Ok(Some(&self.short[4.min(self.short.len())..]));
+        }
         loop {
             let have = self.end - self.start;
             let mut want = MANAGER_BUFFER_BYTES;
@@ -225,7 +268,13 @@ impl Inlet {
             if self.buffer.len() < room {
                 self.buffer.resize(room, 0);
             }
-            match stream.read(&mut self.buffer[self.end..]) {
+            let space = &mut self.buffer[self.end..];
+            let soon = if self.lane.is_none() && self.spin.is_worth_it() {
+                self.spin.until(|| stream.read_now(space).transpose())
+            } else {
+                None
+            };
+            match soon.unwrap_or_else(|| stream.read(space)) {
                 Ok(0) if have == 0 => return Ok(None),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(got) => self.end += got,

@@ -10,9 +10,10 @@ use serde::Serialize;
 use super::address::{Address, Stream};
 use super::auth::{self, Client, ClientId, Identity, Key, Refusal};
 use super::frame::{self, Body, Inlet, Op};
+use super::lane::Lane;
 use super::{ManagerError, proxy};
 use crate::codec;
-use crate::limits::{MANAGER_FRAME_BYTES, MANAGER_LINKS, MANAGER_PATIENCE};
+use crate::limits::{MANAGER_CLIENT_SPIN, MANAGER_FRAME_BYTES, MANAGER_LINKS, MANAGER_PATIENCE};
 use crate::primitives::unpoisoned;
 use crate::sys::process::image_id;
 
@@ -64,6 +65,22 @@ struct Connection {
     inlet: Inlet,
     out: Vec<u8>,
     same_image: bool,
+    /// Something without a reply was told last: what follows must not overtake it.
+    told: bool,
+}
+
+impl Connection {
+    /// Sends something that has no reply.
+    fn tell(&mut self, op: Op, object: u64) -> bool {
+        frame::begin(&mut self.out, op, object);
+        if let Some(lane) = self.inlet.lane() {
+            lane.announce();
+        }
+        self.told = true;
+        let stalled = || Err(io::ErrorKind::TimedOut.into());
+        frame::end(&mut self.out, &[]).is_ok()
+            && frame::send(&self.stream, &self.out, stalled).is_ok()
+    }
 }
 
 impl fmt::Debug for Link {
@@ -186,7 +203,7 @@ impl Link {
     }
 
     fn exchange<'a>(&self, connection: &'a mut Connection) -> Result<&'a [u8], ManagerError> {
-        let Connection { stream, inlet, out, .. } = connection;
+        let Connection { stream, inlet, out, told, .. } = connection;
         let mut unresponsive = None;
         let mut stalled = || {
             self.probe().map_err(|error| {
@@ -194,8 +211,10 @@ impl Link {
                 io::Error::other("the manager does not answer")
             })
         };
-        let result =
-            frame::send(stream, out, &mut stalled).and_then(|()| inlet.frame(stream, &mut stalled));
+        inlet.look();
+        let by_lane = !std::mem::take(told) && inlet.lane().is_some_and(|lane| lane.put(out));
+        let sent = if by_lane { Ok(()) } else { frame::send(stream, out, &mut stalled) };
+        let result = sent.and_then(|()| inlet.frame(stream, &mut stalled));
         match result {
             Ok(Some(reply)) => Ok(reply),
             Ok(None) => Err(self.died("it has closed the connection")),
@@ -206,26 +225,14 @@ impl Link {
     /// Tells something that has no reply. For drops: what can't be told is known to the manager when this process ends.
     pub(super) fn tell(&self, op: Op, object: u64) {
         let Some(mut connection) = self.take_idle().or_else(|| self.take().ok()) else { return };
-        frame::begin(&mut connection.out, op, object);
-        if frame::end(&mut connection.out, &[]).is_ok()
-            && frame::send(&connection.stream, &connection.out, || {
-                Err(io::ErrorKind::TimedOut.into())
-            })
-            .is_ok()
-        {
+        if connection.tell(op, object) {
             self.put_back(connection);
         }
     }
 
-    /// The same, only if there is a connection that nobody uses.
+    /// The same, only if there is a connection that nobody uses, which is closed then.
     pub(super) fn tell_at_once(&self, op: Op) -> bool {
-        let Some(mut connection) = self.take_idle() else { return false };
-        frame::begin(&mut connection.out, op, 0);
-        frame::end(&mut connection.out, &[]).is_ok()
-            && frame::send(&connection.stream, &connection.out, || {
-                Err(io::ErrorKind::TimedOut.into())
-            })
-            .is_ok()
+        self.take_idle().is_some_and(|mut connection| connection.tell(op, 0))
     }
 
     /// Nothing was heard for a while: asks on another connection whether the manager lives. It may well, if the operation takes long.
@@ -294,9 +301,10 @@ fn open(address: &Address, key: &Key) -> Result<(Connection, Identity), ManagerE
     let stream = address.connect(MANAGER_PATIENCE).map_err(|error| failed(error.into()))?;
     let identity = auth::greet(&stream, key, &me, MANAGER_PATIENCE).map_err(failed)?;
     stream.set_timeouts(Some(MANAGER_PATIENCE)).map_err(|error| failed(error.into()))?;
-    let (inlet, out) = (Inlet::default(), Vec::new());
+    let lane = Lane::offer(&stream).map_err(|error| failed(error.into()))?;
+    let (inlet, out) = (Inlet::new(lane, MANAGER_CLIENT_SPIN), Vec::new());
     let same_image = identity.image == me.image;
-    Ok((Connection { stream, inlet, out, same_image }, identity))
+    Ok((Connection { stream, inlet, out, same_image, told: false }, identity))
 }
 
 fn refused(address: &Address, refusal: &Refusal) -> ManagerError {

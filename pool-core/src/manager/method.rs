@@ -64,7 +64,7 @@ pub(super) fn name_of<B: Body>() -> i64 {
 /// The method of this name, which was made by [`name_of`] in a copy of this executable.
 pub(super) fn find(name: i64) -> Option<Method> {
     let mut bytes = Vec::new();
-    let mut out = Output { bytes: &mut bytes, limit: 0 };
+    let mut out = Output::new(&mut bytes, 0);
     FOUND.set(None);
     Callee(name).entry()(&[], &mut out).ok()?;
     FOUND.take()

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::Pool;
 use super::options::Options;
 use super::submit::{Function, MayWait, NoTask};
+use crate::attach::Attachments;
 use crate::dispatch::{Payload, TaskSlot, Workers};
 use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
 use crate::handle::{AsyncResult, TaskRef};
@@ -125,15 +126,16 @@ impl Pool {
         let task = match refusal {
             Some(error) => {
                 shared.check_open()?;
-                let slot = Arc::new(TaskSlot::of(Err(error)));
+                let slot = Arc::new(TaskSlot::of(Err(Box::new(error))));
                 TaskRef::new(Arc::clone(shared), slot, None)
             }
             None => {
-                let name = Cow::Owned(name.to_owned());
-                let function = Function { callee: Callee::BY_NAME, name, job: no_job };
-                let options = Options::default();
-                let request = self.request(&function, Payload::encoded(bytes), 1, &options);
-                match self.submit_request(request, None, MayWait::Yes) {
+                let function = Function { callee: Callee::BY_NAME, name: "", job: no_job };
+                let name = Some(Cow::Owned(name.to_owned()));
+                let options = Options { name, ..Options::default() };
+                let (payload, none) = (Payload::encoded(bytes.into()), Attachments::NONE);
+                let request = self.request(&function, payload, none, 1, &options, None);
+                match self.submit_request(request, MayWait::Yes) {
                     Ok(task) => task,
                     Err(NoTask::Refused(error)) => return Err(error),
                     // only a call that may not wait finds the pool full

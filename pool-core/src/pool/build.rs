@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::builder::Kind;
+use super::confine::sealed;
 use super::shareable::Shareable;
 use super::{Pool, PoolBuilder};
 use crate::backend::process::spawner::{Recipe, StartMethod, bad_variable};
@@ -15,6 +16,7 @@ use crate::error::PoolError;
 use crate::limits::{MAX_DEPTH, NAME_BYTES, SLOTS};
 use crate::output::Output;
 use crate::sched;
+use crate::sys::cgroup::Delegated;
 use crate::sys::process;
 
 impl<P: From<Pool>> PoolBuilder<P> {
@@ -23,8 +25,15 @@ impl<P: From<Pool>> PoolBuilder<P> {
     /// # Errors
     /// [`PoolError::Config`] for settings that make no sense, and for those that threads can't keep; [`PoolError::InitNotCalled`] or [`PoolError::StartFailed`] if workers
     /// don't come up, after a few attempts; [`PoolError::InitFailed`]; [`PoolError::NestedTooDeep`]; [`PoolError::Os`] if the system refuses threads or
-    /// descriptors. Nothing is left running then.
-    pub fn build(mut self) -> Result<P, PoolError> {
+    /// descriptors; [`PoolError::NoCgroup`] if a [`cgroup_memory_limit`](Self::cgroup_memory_limit) can't be had. Nothing is left running then.
+    pub fn build(self) -> Result<P, PoolError> {
+        Ok(P::from(Pool { shared: Shared::start(self.into_settings()?)? }))
+    }
+}
+
+impl<P> PoolBuilder<P> {
+    /// Checks what was set.
+    pub(crate) fn into_settings(mut self) -> Result<Settings, PoolError> {
         let role = match self.kind {
             Kind::Processes => check_role()?,
             Kind::Threads => boot::role(),
@@ -69,7 +78,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             crash_limit: self.crash_limit,
             max_restarts: self.max_restarts.map(|(workers, within)| (workers, ns(within))),
         };
-        let settings = Settings {
+        Ok(Settings {
             max_result: self.max_result_bytes,
             sched,
             max_pending: self.max_pending,
@@ -79,6 +88,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
             retries: self.retries,
             start_timeout: self.start_timeout,
             grace: self.grace,
+            sandbox_required: self.sandbox.as_ref().is_some_and(|sandbox| sandbox.plan.required),
             initializer,
             finalizer,
             on_event: self.on_event.clone(),
@@ -89,12 +99,11 @@ impl<P: From<Pool>> PoolBuilder<P> {
             workers: match self.kind {
                 Kind::Threads => Workers::Threads { shared: shared.map(Shareable::into_object) },
                 Kind::Processes => {
-                    Workers::Processes(self.into_recipe(name.clone(), role, shared)?)
+                    Workers::Processes(Box::new(self.into_recipe(name.clone(), role, shared)?))
                 }
             },
             name,
-        };
-        Ok(P::from(Pool { shared: Shared::start(settings)? }))
+        })
     }
 
     fn into_recipe(
@@ -103,12 +112,21 @@ impl<P: From<Pool>> PoolBuilder<P> {
         role: Role,
         shared: Option<Shareable>,
     ) -> Result<Recipe, PoolError> {
+        let groups = match self.cgroup_memory_limit {
+            Some(bytes) => Some(Arc::new(
+                Delegated::find(self.cgroup_parent.as_deref(), bytes)
+                    .map_err(PoolError::NoCgroup)?,
+            )),
+            None => None,
+        };
         Ok(Recipe {
+            groups,
             pool,
             role,
             executable: self.executable,
             env: self.env,
-            env_clear: self.env_clear,
+            // what untrusted code is to know of the environment is named
+            env_clear: self.env_clear || self.sandbox.is_some(),
             current_dir: self.current_dir,
             stdout: self.stdout,
             stderr: self.stderr,
@@ -118,6 +136,8 @@ impl<P: From<Pool>> PoolBuilder<P> {
             cpus: self.cpus.iter().map(|&cpu| cpu as u32).collect(),
             niceness: self.niceness,
             shared: shared.map(Shareable::into_file).transpose()?,
+            limits: self.limits,
+            sandbox: self.sandbox.map(sealed).transpose()?,
             member: None,
         })
     }
@@ -142,6 +162,7 @@ impl<P: From<Pool>> PoolBuilder<P> {
     }
 
     fn check_values(&self) -> Result<(), PoolError> {
+        self.check_limits()?;
         if self.max_pending == 0 {
             return Err(config("max_pending must be at least 1"));
         }
@@ -157,10 +178,21 @@ impl<P: From<Pool>> PoolBuilder<P> {
         if self.idle_timeout.is_some() && self.min_size.is_none() {
             return Err(config("idle_timeout needs a min_size: without one, all workers stay"));
         }
-        if self.memory_limit.is_some_and(|bytes| bytes < LEAST_MEMORY) {
+        let limits = [
+            ("memory_limit", self.memory_limit),
+            ("cgroup_memory_limit", self.cgroup_memory_limit),
+        ];
+        if let Some((name, _)) =
+            limits.iter().find(|(_, limit)| limit.is_some_and(|bytes| bytes < LEAST_MEMORY))
+        {
             return Err(PoolError::Config(format!(
-                "memory_limit is in bytes, and no worker can start with less than {LEAST_MEMORY}"
+                "{name} is in bytes, and no worker can start with less than {LEAST_MEMORY}"
             )));
+        }
+        if self.cgroup_parent.is_some() && self.cgroup_memory_limit.is_none() {
+            return Err(config(
+                "cgroup_parent is for cgroup_memory_limit: without one, there are no cgroups",
+            ));
         }
         if self.niceness.is_some_and(|niceness| !(-20..=19).contains(&niceness)) {
             return Err(config("niceness must be between -20 and 19"));
@@ -197,6 +229,11 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 "threads share the memory of this process",
             ),
             (
+                self.cgroup_memory_limit.is_some(),
+                "cgroup_memory_limit",
+                "threads share the memory of this process",
+            ),
+            (
                 self.max_memory.is_some(),
                 "max_memory_per_child",
                 "threads share the memory of this process",
@@ -222,6 +259,8 @@ impl<P: From<Pool>> PoolBuilder<P> {
                 "stderr",
                 "threads share the standard error of this process",
             ),
+            (!self.limits.is_empty(), "limit", "threads share the limits of this process"),
+            (self.sandbox.is_some(), "sandbox", "threads share the rights of this process"),
         ];
         match wanted.iter().find(|(wanted, ..)| *wanted) {
             Some((_, setting, why)) => {

@@ -13,6 +13,7 @@ use crate::backend::process::spawner::StartMethod;
 use crate::dispatch::{EventHook, Hook};
 use crate::limits::{DEFAULT_GRACE, DEFAULT_MAX_PENDING, DEFAULT_START_TIMEOUT};
 use crate::output::Output;
+use crate::sandbox::{Limit, Sandbox};
 use crate::task::callee::Callee;
 
 /// What kind of workers.
@@ -54,6 +55,8 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) task_timeout: Option<Duration>,
     pub(super) retries: u32,
     pub(super) memory_limit: Option<u64>,
+    pub(super) cgroup_memory_limit: Option<u64>,
+    pub(super) cgroup_parent: Option<PathBuf>,
     pub(super) fast_lane: bool,
     pub(super) start_timeout: Duration,
     pub(super) grace: Duration,
@@ -65,6 +68,8 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) on_event: EventHook,
     pub(super) cpus: Vec<usize>,
     pub(super) niceness: Option<i32>,
+    pub(super) limits: Vec<Limit>,
+    pub(super) sandbox: Option<Sandbox>,
     pub(super) executable: Option<PathBuf>,
     pub(super) env: Vec<(OsString, Option<OsString>)>,
     pub(super) env_clear: bool,
@@ -96,6 +101,8 @@ impl<P> PoolBuilder<P> {
             task_timeout: None,
             retries: 0,
             memory_limit: None,
+            cgroup_memory_limit: None,
+            cgroup_parent: None,
             fast_lane: true,
             start_timeout: DEFAULT_START_TIMEOUT,
             grace: DEFAULT_GRACE,
@@ -107,6 +114,8 @@ impl<P> PoolBuilder<P> {
             on_event: EventHook::default(),
             cpus: Vec::new(),
             niceness: None,
+            limits: Vec::new(),
+            sandbox: None,
             executable: None,
             env: Vec::new(),
             env_clear: false,
@@ -258,9 +267,46 @@ impl<P> PoolBuilder<P> {
 
     /// How much address space, in bytes, a worker and each process that it starts may have (`RLIMIT_AS`): what is mapped counts, used or not. An allocation
     /// beyond it fails, by which a Rust program aborts, so the task ends with [`TaskError::WorkerLost`](crate::TaskError::WorkerLost) and signal 6.
-    /// Default: no limit.
+    /// Default: no limit. [`cgroup_memory_limit`](Self::cgroup_memory_limit) limits what is used, and tells such an end as what it is.
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// How much memory, in bytes, a worker together with all that it starts may use: each worker lives in a cgroup of its own. Beyond it the kernel kills, and the task ends
+    /// with [`TaskError::WorkerLost`](crate::TaskError::WorkerLost) and [`ExitCause::OutOfMemory`](crate::ExitCause::OutOfMemory). There is no swap for what is above it. When a worker ends,
+    /// however that happens, all that is left in its cgroup is killed, also what has left its process group. Default: no cgroups.
+    ///
+    /// The cgroups are made below the one in which this program runs or, with version 2, beside it, where the kernel allows it; or in [`cgroup_parent`](Self::cgroup_parent). They are gone when
+    /// the pool is. If this program is killed, they are left behind, empty or not, and removed with what is in them by the next pool that makes cgroups in the same place.
+    /// What the program does before [`init`](crate::init), and the memory that forked workers share, count for the parent's cgroup. With version 1 the kernel kills one process of the
+    /// cgroup, which need not be the worker; with version 2 it kills all of it.
+    ///
+    /// [`build`](Self::build) fails with [`PoolError::NoCgroup`](crate::PoolError::NoCgroup) if this can't be had; there is no pool without a limit that was asked for.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::{ExitCause, Pool, PoolError, TaskError};
+    /// match Pool::builder().processes(1).cgroup_memory_limit(64 << 20).build() {
+    ///     Err(PoolError::NoCgroup(why)) => println!("not here: {why}"),
+    ///     pool => {
+    ///         let outcome = pool?.apply(|| vec![1_u8; 256 << 20].len(), ());
+    ///         assert!(matches!(outcome, Err(TaskError::WorkerLost { cause: ExitCause::OutOfMemory, .. })));
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cgroup_memory_limit(mut self, bytes: u64) -> Self {
+        self.cgroup_memory_limit = Some(bytes);
+        self
+    }
+
+    /// The directory of the cgroup in which those of [`cgroup_memory_limit`](Self::cgroup_memory_limit) are made. This program must be allowed to make directories there, and to move
+    /// processes into them; with version 2 there may be no processes in it. Default: what fits the cgroup in which this program runs.
+    pub fn cgroup_parent(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cgroup_parent = Some(directory.into());
         self
     }
 

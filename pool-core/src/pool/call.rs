@@ -183,7 +183,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         let (success, error) = (self.success.clone(), self.options.on_error.clone());
         let limit = self.pool.shared().settings.max_result;
         Some(Box::new(move |outcome| {
-            let result = outcome.and_then(|value| decode_one::<R>(value, limit));
+            let result = job::opened(outcome, |value| decode_one::<R>(value, limit));
             callbacks::call(result, &success, error.as_ref())
         }))
     }

@@ -72,7 +72,7 @@ where
             if let Some(error) = error {
                 unharmed(|| error(&reason));
             }
-            Err(reason)
+            Err(Box::new(reason))
         }
     }
 }

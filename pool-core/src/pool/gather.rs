@@ -11,7 +11,7 @@ use crate::error::TaskError;
 use crate::handle::{AsyncResult, MapResult, TaskRef, chunk_outcome};
 use crate::primitives::lock;
 use crate::task::chunk::{self, Chunk};
-use crate::task::job::{Outcome, Value};
+use crate::task::job::{Outcome, Value, opened};
 
 type Callbacks<R> = Box<dyn FnOnce(Result<Vec<R>, TaskError>) -> Outcome + Send>;
 
@@ -69,7 +69,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
         };
         Box::new(move |outcome| {
             // the user's decoding may panic, and the others wait for this chunk
-            let decode = || outcome.and_then(|value| chunk::decode::<R>(value, limit));
+            let decode = || opened(outcome, |value| chunk::decode::<R>(value, limit));
             let decoded = catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|payload| {
                 std::mem::forget(payload);
                 Err(TaskError::Decode("decoding the results of a chunk panicked".to_owned()))
@@ -101,7 +101,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
         self.shared.courier.send(move || State::finish_if_whole(lock(&state)));
         let whole = TaskRef::new(Arc::clone(&self.shared), slot, None);
         let whole = AsyncResult::new(whole, chunk::decode::<R>);
-        MapResult::gathered(whole, items, tasks)
+        MapResult::gathered(whole, items, tasks, chunk::decode_onto::<R>)
     }
 }
 

@@ -12,7 +12,7 @@ use super::submit::Function;
 use super::{Call, Pool};
 use crate::error::{SubmitError, TaskError};
 use crate::handle::{AsyncResult, MapResult};
-use crate::limits::{CHUNKS_PER_WORKER, MAX_CHUNK};
+use crate::limits::{CHUNK_BYTES, CHUNKS_PER_WORKER, MAX_CHUNK};
 use crate::task::callee::Callee;
 use crate::task::{TaskFn, chunk, job};
 
@@ -99,9 +99,10 @@ impl Pool {
     }
 
     /// Several chunks per worker, none too large.
-    fn chunk_size(&self, items: usize) -> NonZero<usize> {
+    fn chunk_size<Args>(&self, items: usize) -> NonZero<usize> {
         let chunks = self.shared().lock().sched.size() as usize * CHUNKS_PER_WORKER;
-        let size = items.div_ceil(chunks).clamp(1, MAX_CHUNK);
+        let most = CHUNK_BYTES / size_of::<Args>().max(CHUNK_BYTES / MAX_CHUNK);
+        let size = items.div_ceil(chunks).clamp(1, most.max(1));
         NonZero::new(size).unwrap_or(NonZero::<usize>::MIN)
     }
 }
@@ -120,10 +121,10 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         self.pool.shared().check_open()?;
         let size = match (self.options.chunk_size, items.size_hint()) {
             (Some(size), _) => size,
-            (None, (least, Some(most))) if least == most => self.pool.chunk_size(most),
+            (None, (least, Some(most))) if least == most => self.pool.chunk_size::<Args>(most),
             (None, _) => {
                 let items: Vec<Args> = items.collect();
-                let size = self.pool.chunk_size(items.len());
+                let size = self.pool.chunk_size::<Args>(items.len());
                 return self.submit_chunks(items.into_iter(), size);
             }
         };
@@ -155,7 +156,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             handles.push((AsyncResult::new(task, chunk::decode::<F::Output>), count));
         }
         let map = match gathering {
-            None => MapResult::new(handles),
+            None => MapResult::new(handles, chunk::decode_onto::<F::Output>),
             Some(gathering) => gathering.into_map(handles),
         };
         Ok(if self.options.fail_fast { map.failing_fast() } else { map })

@@ -5,6 +5,7 @@ mod build;
 mod builder;
 mod call;
 mod callbacks;
+mod confine;
 mod gather;
 mod hooks;
 mod imap;
@@ -13,6 +14,7 @@ mod map;
 mod options;
 mod shareable;
 mod submit;
+mod suspend;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::error::{PoolError, TaskError};
 use crate::handle::deadline;
 use crate::limits::DROP_GRACE;
 use crate::sched::{Event, Phase};
+use crate::task::job::opened;
 
 /// A pool of worker processes.
 ///
@@ -120,8 +123,10 @@ impl Pool {
     /// killed by anybody, and is waited for by the pool's own thread. May be called from any thread, from a waker, and again.
     pub fn terminate(&self) {
         self.shared.stop(self.shared.settings.grace);
-        if self.shared.settings.start_method == StartMethod::ForkServer {
-            // the fork server ends what the workers have left behind
+        let settings = &self.shared.settings;
+        let has_groups = settings.recipe().is_some_and(|recipe| recipe.groups.is_some());
+        if has_groups || settings.start_method == StartMethod::ForkServer {
+            // the last thread ends what the workers have left behind
             self.shared.reap_threads();
         }
     }
@@ -156,7 +161,7 @@ impl Pool {
         let limit = self.shared.settings.max_result;
         outcomes
             .into_iter()
-            .map(|outcome| outcome.and_then(|value| call::decode_one(value, limit)))
+            .map(|outcome| opened(outcome, |value| call::decode_one(value, limit)))
             .collect()
     }
 }

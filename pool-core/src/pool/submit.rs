@@ -1,7 +1,7 @@
 //! How calls become tasks: encoded for worker processes, as they are for worker threads.
 
 use std::any::type_name;
-use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use serde::Serialize;
 use super::Pool;
 use super::options::Options;
 use crate::attach::{self, Attachments};
-use crate::codec::{self, Unencodable};
-use crate::dispatch::{Finish, Payload, Request, Shared, TaskSlot, Workers};
+use crate::codec::{self, Lent, Unencodable};
+use crate::dispatch::{Body, Extras, Finish, Payload, Request, Shared, TaskSlot, Workers};
 use crate::error::{Oversize, SubmitError, TaskError};
 use crate::handle::TaskRef;
+use crate::limits::INLINE_BYTES;
+use crate::small_bytes::SmallBytes;
 use crate::task::callee::Callee;
 use crate::task::entry;
 use crate::task::job::{Job, JobCell, Outcome};
@@ -29,21 +31,39 @@ pub(super) enum MayWait {
 #[derive(Debug)]
 pub(super) struct Function<T> {
     pub(super) callee: Callee,
-    pub(super) name: Cow<'static, str>,
+    pub(super) name: &'static str,
     /// For worker threads.
     pub(super) job: fn(T) -> Box<dyn Job>,
 }
 
+impl<T> Copy for Function<T> {}
+
 impl<T> Clone for Function<T> {
     fn clone(&self) -> Self {
-        Function { callee: self.callee, name: self.name.clone(), job: self.job }
+        *self
     }
 }
 
 impl<T> Function<T> {
     pub(super) fn new<F>(callee: Callee, job: fn(T) -> Box<dyn Job>) -> Function<T> {
-        Function { callee, name: Cow::Borrowed(type_name::<F>()), job }
+        Function { callee, name: type_name::<F>(), job }
     }
+}
+
+thread_local! {
+    /// Where arguments are encoded: those that are few leave it for the next ones.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The encoded arguments.
+fn encode<T: Serialize + 'static>(args: &T, limit: u64) -> Result<SmallBytes, Unencodable> {
+    // taken out meanwhile: their `Serialize` is user code, and may come here again
+    let mut buffer = SCRATCH.take();
+    buffer.clear();
+    let encoded = codec::encode_value(args, &mut buffer, limit);
+    let encoded = encoded.map(|()| SmallBytes::take(&mut buffer));
+    SCRATCH.set(buffer);
+    encoded
 }
 
 /// Why there is no task, with its arguments.
@@ -78,7 +98,7 @@ impl Pool {
     pub(super) fn try_submit<T: Serialize + Send + 'static>(
         &self,
         function: &Function<T>,
-        args: T,
+        mut args: T,
         items: usize,
         options: &Options,
         finish: Option<Finish>,
@@ -89,25 +109,31 @@ impl Pool {
         }
         match self.shared.settings.workers {
             Workers::Processes(_) => {
-                let mut bytes = Vec::new();
                 let limit = self.shared.settings.max_task;
-                let (encoded, attachments) =
-                    attach::collect(|| codec::encode_value(&args, &mut bytes, limit));
+                if let Some(numbers) = Lent::take(&mut args, INLINE_BYTES) {
+                    return self
+                        .submit_numbers(function, args, numbers, items, options, finish, may_wait);
+                }
+                let (encoded, attachments) = attach::collect(|| encode(&args, limit));
                 match encoded {
-                    Ok(()) => {
+                    Ok(bytes) => {
                         let payload = Payload::encoded(bytes);
-                        let mut request = self.request(function, payload, items, options);
-                        request.attachments = attachments;
-                        self.submit_request(request, finish, may_wait).or_else(|no| no.with(args))
+                        let request =
+                            self.request(function, payload, attachments, items, options, finish);
+                        self.submit_request(request, may_wait).or_else(|no| no.with(args))
                     }
-                    Err(error) => self.settled(Err(self.unencodable::<T>(error)), finish, args),
+                    Err(error) => {
+                        let error = Box::new(self.unencodable::<T>(error));
+                        self.settled(Err(error), finish, args)
+                    }
                 }
             }
             Workers::Threads { .. } => {
                 let job = Arc::new(JobCell::new((function.job)(args)));
                 let payload = Payload::Direct(Arc::clone(&job));
-                let request = self.request(function, payload, items, options);
-                self.submit_request(request, finish, may_wait).or_else(|no| {
+                let none = Attachments::NONE;
+                let request = self.request(function, payload, none, items, options, finish);
+                self.submit_request(request, may_wait).or_else(|no| {
                     let args = job.take().and_then(|job| job.into_args().downcast::<T>().ok());
                     no.with(*args.expect("a job that was not submitted has its arguments"))
                 })
@@ -115,40 +141,67 @@ impl Pool {
         }
     }
 
+    /// Submits a task whose arguments are a large vector of numbers, which was taken out of them.
+    #[expect(clippy::too_many_arguments, reason = "those of `try_submit`, and what was taken")]
+    fn submit_numbers<T: Send + 'static>(
+        &self,
+        function: &Function<T>,
+        mut args: T,
+        numbers: Lent,
+        items: usize,
+        options: &Options,
+        finish: Option<Finish>,
+        may_wait: MayWait,
+    ) -> Result<TaskRef, Unsubmitted<T>> {
+        let (size, limit) = (numbers.bytes().len() as u64 + 8, self.shared.settings.max_task);
+        if size > limit {
+            let error = Box::new(self.unencodable::<T>(Unencodable::TooLarge(size)));
+            numbers.give_back(&mut args);
+            return self.settled(Err(error), finish, args);
+        }
+        let payload = Payload::Lent(numbers.clone());
+        let none = Attachments::NONE;
+        let request = self.request(function, payload, none, items, options, finish);
+        self.submit_request(request, may_wait).or_else(|no| {
+            numbers.give_back(&mut args);
+            no.with(args)
+        })
+    }
+
     pub(super) fn request<T>(
         &self,
         function: &Function<T>,
         payload: Payload,
+        attachments: Attachments,
         items: usize,
         options: &Options,
+        finish: Option<Finish>,
     ) -> Request {
         let settings = &self.shared.settings;
+        let extras = Extras {
+            name: options.name.clone(),
+            attachments,
+            timeout: options.timeout.or(settings.task_timeout),
+            soft_timeout: options.soft_timeout,
+            finish,
+        };
         Request {
-            callee: function.callee,
-            name: options.name.clone().unwrap_or_else(|| function.name.clone()),
-            payload,
-            attachments: Attachments::default(),
+            body: Body::new(function.callee, function.name, payload, extras),
             items: u32::try_from(items).unwrap_or(u32::MAX),
             priority: options.priority,
             retries: options.retries.unwrap_or(settings.retries),
             backoff: options.backoff,
-            timeout: options.timeout.or(settings.task_timeout),
-            soft_timeout: options.soft_timeout,
-            awaited: options.awaited,
-            finish: None,
-            slot: Arc::new(TaskSlot::new()),
+            attended: options.awaited,
         }
     }
 
     pub(super) fn submit_request(
         &self,
-        mut request: Request,
-        finish: Option<Finish>,
+        request: Request,
         may_wait: MayWait,
     ) -> Result<TaskRef, NoTask> {
-        let slot: Arc<TaskSlot> = Arc::clone(&request.slot);
-        request.finish = finish;
-        let attachments = request.attachments.clone();
+        let slot: Arc<TaskSlot> = Arc::clone(request.body.slot());
+        let attachments = request.body.attachments().clone();
         match self.shared.submit(request, may_wait == MayWait::Yes) {
             Ok(Some(key)) => {
                 let task = TaskRef::new(Arc::clone(&self.shared), slot, Some(key));

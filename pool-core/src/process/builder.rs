@@ -200,9 +200,12 @@ impl Settings {
             stderr: self.stderr,
             max_result: u64::MAX >> 1,
             memory_limit: self.memory_limit,
+            groups: None,
             fast_lane: true,
             cpus: Vec::new(),
             niceness: None,
+            limits: Vec::new(),
+            sandbox: None,
             shared: None,
             member: Some(Box::new(member)),
         })

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use super::ProcessError;
@@ -10,6 +10,7 @@ use super::builder::Settings;
 use super::nursery::Nursery;
 use crate::attach::Attachments;
 use crate::backend::process::spawner::Member;
+use crate::backend::process::tagging::Finishing;
 use crate::boot;
 use crate::error::{ExitCause, TaskError};
 use crate::handle::{deadline, sentinel};
@@ -60,6 +61,8 @@ pub(crate) struct Child {
     pub(super) slot: Slot<Outcome>,
     /// What it has printed, if that is captured.
     pub(super) output: Mutex<Option<TaskOutput>>,
+    /// When its tagged output was written; set when it has ended.
+    pub(super) written: OnceLock<Finishing>,
     lineage: String,
     owner: u32,
     state: Mutex<State>,
@@ -106,6 +109,7 @@ impl Child {
             daemon: daemon.unwrap_or(inherited),
             slot: Slot::new(),
             output: Mutex::new(None),
+            written: OnceLock::new(),
             lineage,
             owner: std::process::id(),
             state: Mutex::new(State { name, phase: Phase::Fresh(Box::new(plan)), closed: false }),
@@ -260,10 +264,16 @@ impl Child {
         }
     }
 
-    /// Waits for the end; returns whether it has come.
+    /// Waits for the end, and then for its tagged output, which must not be lost if the program ends next; returns whether the end has come.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         match self.check_waitable() {
-            Ok(()) => self.slot.wait(deadline),
+            Ok(()) => {
+                let has_ended = self.slot.wait(deadline);
+                if let Some(written) = self.written.get().filter(|_| has_ended) {
+                    written.wait(deadline);
+                }
+                has_ended
+            }
             Err(_) => self.slot.is_settled(),
         }
     }

@@ -189,7 +189,7 @@ impl<R> Process<R> {
         unpoisoned(self.child.output.lock()).clone()
     }
 
-    /// Waits until the process has ended and gives its function's result. A result can be taken once. It is given also if the process was killed after
+    /// Waits until the process has ended and gives its function's result; [tagged](crate::Output::Tagged) output has been written by then. A result can be taken once. It is given also if the process was killed after
     /// its function had returned: [`exit_code`](Process::exit_code) tells.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ impl<R> Process<R> {
     /// [`ProcessError::StartFailed`] if the program is at fault.
     pub fn join(&self) -> Result<R, TaskError> {
         self.child.check_waitable()?;
-        self.child.slot.wait(None);
+        self.child.wait(None);
         self.take().unwrap_or(Err(TaskError::AlreadyTaken))
     }
 
@@ -209,7 +209,7 @@ impl<R> Process<R> {
     /// As [`join`](Process::join), and [`TaskError::NotReady`] when the time is up.
     pub fn join_timeout(&self, timeout: Duration) -> Result<R, TaskError> {
         self.child.check_waitable()?;
-        self.child.slot.wait(Some(deadline(timeout)));
+        self.child.wait(Some(deadline(timeout)));
         self.take().unwrap_or(Err(TaskError::NotReady(timeout)))
     }
 

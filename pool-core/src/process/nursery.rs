@@ -13,15 +13,15 @@ use std::thread::ThreadId;
 use super::ProcessError;
 use super::child::{Child, Plan};
 use super::nursling::Nursling;
-use crate::backend::process::exit::LAST_ROUNDS;
+use crate::backend::process::exit::{LAST_ROUNDS, OomKills};
 use crate::backend::process::link::Reading;
 use crate::backend::process::spawner::Recipe;
 use crate::backend::process::tagging::Tagger;
 use crate::output::Output;
 use crate::primitives::unpoisoned;
+use crate::sys::clock;
 use crate::sys::poll::{Doorbell, Watch};
 use crate::sys::signal::GroupSignal;
-use crate::sys::{clock, process};
 use crate::transport::replies::Round;
 
 static NURSERY: OnceLock<Arc<Nursery>> = OnceLock::new();
@@ -124,7 +124,7 @@ impl Nursery {
             unread: Vec::new(),
             buffer: Vec::new(),
             tagger: None,
-            oom_kills: None,
+            kills: OomKills::default(),
         };
         let thread = std::thread::Builder::new()
             .name("pool-processes".to_owned())
@@ -177,7 +177,7 @@ struct Room {
     buffer: Vec<u8>,
     /// Made for the first process whose output is tagged.
     tagger: Option<Tagger>,
-    oom_kills: Option<u64>,
+    kills: OomKills,
 }
 
 impl Room {
@@ -270,7 +270,7 @@ impl Room {
             nursling.discard();
             return Err(error);
         }
-        self.oom_kills = process::oom_kills();
+        self.kills.on_start(link.home.as_ref(), clock::now_ns());
         nursling.child.set_alive(link.pid);
         unpoisoned(self.nursery.live.lock()).insert(key, Arc::clone(&nursling.child));
         self.nurslings.insert(key, nursling);
@@ -304,7 +304,7 @@ impl Room {
                 break;
             }
         }
-        let Some(outcome) = nursling.end(&mut self.oom_kills) else { return };
+        let Some(outcome) = nursling.end(&mut self.kills) else { return };
         let Some(nursling) = self.nurslings.remove(&key) else { return };
         // failing to unwatch what is about to be closed changes nothing
         let _ = self.watch.remove(nursling.link.pidfd.as_fd());
@@ -312,6 +312,10 @@ impl Room {
             let _ = self.watch.remove(nursling.link.stream.as_fd());
         }
         let child = Arc::clone(&nursling.child);
+        if let Some(tagger) = self.tagger.as_ref().filter(|_| nursling.is_tagged) {
+            // who joins it finds its output written, and may end the program
+            let _ = child.written.set(tagger.finish_one(child.number));
+        }
         // its descriptors are closed before anybody is told of its end
         drop(nursling);
         let settled = child.slot.settle(outcome);

@@ -1,6 +1,5 @@
 //! The nursery's end of one process: its task, its reply, and what its end means.
 
-use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -9,8 +8,8 @@ use std::time::Duration;
 use super::ProcessError;
 use super::child::{Child, Outcome};
 use crate::attach::Attachments;
-use crate::backend::process::exit::judge;
-use crate::backend::process::link::{ProcessLink, Stage};
+use crate::backend::process::exit::{OomKills, judge};
+use crate::backend::process::link::{BigInput, ProcessLink, Stage};
 use crate::backend::process::spawner::Recipe;
 use crate::backend::process::tagging::Tagger;
 use crate::codec;
@@ -24,6 +23,7 @@ use crate::sys::process::image_id;
 use crate::sys::signal::GroupSignal;
 use crate::task::callee::Callee;
 use crate::task::entry::Fault;
+use crate::transport::lane::Need;
 use crate::transport::replies::Round;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
@@ -51,6 +51,8 @@ pub(super) struct Nursling {
     refused: Option<ProcessError>,
     /// It was told to leave after its task.
     dismissed: bool,
+    /// Its output is tagged.
+    pub(super) is_tagged: bool,
 }
 
 impl Nursling {
@@ -64,8 +66,9 @@ impl Nursling {
     ) -> io::Result<Nursling> {
         let started = recipe.start(0)?;
         let (link, printed) = ProcessLink::new(started, recipe.max_result);
+        let is_tagged = printed.is_some() && tagger.is_some();
         if let (Some(printed), Some(tagger)) = (printed, tagger) {
-            tagger.add(child.name(), printed);
+            tagger.add(child.number, child.name(), printed);
         }
         let limit = u64::try_from(start_timeout.as_nanos()).unwrap_or(u64::MAX);
         let mut nursling = Nursling {
@@ -79,10 +82,11 @@ impl Nursling {
             reply: None,
             refused: None,
             dismissed: false,
+            is_tagged,
         };
         nursling.link.page.announce(LEASE, TaskId(u64::from(nursling.child.number)));
         if input.len() > INLINE_BYTES {
-            nursling.link.push_big_task(LEASE, callee, input, &attachments);
+            nursling.link.push_big_task(LEASE, callee, BigInput::Encoded(input), &attachments);
         } else {
             nursling.link.push_task(LEASE, callee, &input, &attachments);
         }
@@ -116,9 +120,10 @@ impl Nursling {
         }
         let stream = Arc::clone(&self.link.stream);
         let mut frames = Vec::new();
-        let round = self.link.reader.read(stream.as_fd(), buffer, |header, body: Cow<'_, [u8]>| {
-            frames.push((header, body.into_owned()));
-        });
+        let round =
+            self.link.reader.read(stream.as_fd(), Some(Need::Now), buffer, |header, body| {
+                frames.push((header, body.into_vec()));
+            });
         let mut understood = round.is_ok();
         for (header, body) in frames {
             understood = understood && self.on_frame(header, body);
@@ -193,12 +198,12 @@ impl Nursling {
     }
 
     /// The process has ended and what it had sent was read: its status is collected. `None` if it has not ended after all.
-    pub(super) fn end(&mut self, oom_kills: &mut Option<u64>) -> Option<Outcome> {
+    pub(super) fn end(&mut self, kills: &mut OomKills) -> Option<Outcome> {
         let (child, link, reply) = (&self.child, &mut self.link, &self.reply);
         let code = |exit| exit_code(exit, reply.as_ref());
-        let exit = child.end(|| link.pidfd.try_reap(), code)?;
+        let exit = child.end(|| link.try_reap(), code)?;
         let killed = link.killed || child.was_signalled();
-        let cause = judge(exit, link.violated, killed, oom_kills);
+        let cause = judge(exit, link, killed, kills, clock::now_ns());
         link.cause = Some(cause);
         if let Some(output) = self.link.captured().filter(|_| self.reply.is_none()) {
             self.keep(output);

@@ -28,6 +28,13 @@ pub enum PutError<T> {
     },
     /// Some process has overwritten the queue's memory.
     Damaged(T),
+    /// The operating system refused to keep the descriptors of the item's shared objects.
+    Os {
+        /// The item.
+        item: T,
+        /// The system's answer.
+        error: String,
+    },
 }
 
 impl<T> PutError<T> {
@@ -38,6 +45,7 @@ impl<T> PutError<T> {
             | PutError::Closed(item)
             | PutError::Damaged(item)
             | PutError::Encode { item, .. }
+            | PutError::Os { item, .. }
             | PutError::TooLarge { item, .. } => item,
         }
     }
@@ -56,6 +64,9 @@ impl<T> fmt::Display for PutError<T> {
                 "the encoded item would take {size} bytes or more, the queue's memory is {limit}: create it with more"
             ),
             PutError::Damaged(_) => f.write_str("a process has overwritten the queue's memory"),
+            PutError::Os { error, .. } => {
+                write!(f, "the shared objects in an item can't be put into a queue: {error}")
+            }
         }
     }
 }
@@ -84,6 +95,9 @@ pub enum GetError {
     /// Some process has overwritten the queue's memory.
     #[error("a process has overwritten the queue's memory")]
     Damaged,
+    /// The operating system refused to hand out the descriptors of the shared objects in the first item, which stays in the queue.
+    #[error("the shared objects in an item of a queue can't be had: {0}")]
+    Os(String),
 }
 
 /// `task_done` was called more often than items were put in.

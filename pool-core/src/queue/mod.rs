@@ -17,11 +17,13 @@ use serde::de::DeserializeOwned;
 
 pub use errors::{GetError, PutError, RecvError, SendError, TooManyDone};
 pub use pipe::Pipe;
-use ring::{Refused, Ring, Wait};
+use ring::{NUMBER_BYTES, Refused, Ring, Wait};
 
+use crate::attach;
 use crate::codec::{self, Unencodable};
 use crate::limits::QUEUE_BYTES;
 use crate::shm::object::{Object, What, travels};
+use crate::shm::post::MOST_DESCRIPTORS;
 
 /// A queue between processes and threads: any number of producers and consumers, first in, first out.
 ///
@@ -32,8 +34,11 @@ use crate::shm::object::{Object, What, travels};
 /// A queue is bounded by the number of its items, if that was asked for, and always by their encoded size, 64 MiB unless
 /// [`with_memory`](Queue::with_memory) says otherwise. Memory is taken as it is used, and used again: a queue that is emptied now and then stays small.
 ///
-/// Cloning is cheap and gives another handle of the same queue; so does passing it to a task. Items can't hold shared objects (a [`Lock`](crate::Lock), another
-/// queue): `put` says so.
+/// Cloning is cheap and gives another handle of the same queue; so does passing it to a task.
+///
+/// Items may hold shared objects (a [`Lock`](crate::Lock), an [`Array`](crate::Array), another queue), at most 250 each. The queue keeps them while they are in it, whatever becomes
+/// of the process that has put them in. Some 250 items with shared objects can be in it at a time, however few objects they have; while there are more, `put` waits as it does for
+/// any full queue. The kernel counts what lies in queues as descriptors on their way, and allows a user as many of these as a process may have open (`ulimit -n`).
 ///
 /// ```
 /// # fn main() -> anyhow::Result<()> {
@@ -53,6 +58,23 @@ use crate::shm::object::{Object, What, travels};
 /// assert_eq!(sum, 328_350);
 /// assert_eq!(squares.get(), Err(GetError::Closed));
 /// producer.get()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// What a worker has made, and is too large to be copied:
+///
+/// ```
+/// # fn main() -> anyhow::Result<()> {
+/// # pool_core::init();
+/// use pool_core::{Queue, SharedBytes};
+/// let pool = pool_core::Pool::new(1)?;
+/// let images = Queue::<SharedBytes>::unbounded()?;
+/// let render = |images: Queue<SharedBytes>| -> anyhow::Result<()> {
+///     Ok(images.put(SharedBytes::new(&[7; 1_000_000])?)?)
+/// };
+/// pool.apply(render, (images.clone(),))?;
+/// assert_eq!(images.get()?.len(), 1_000_000); // mapped here, not copied
 /// # Ok(())
 /// # }
 /// ```
@@ -83,7 +105,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     /// # Errors
     /// There is no memory, or no descriptor is free; or the bound is 0.
     pub fn with_memory(items: Option<usize>, bytes: usize) -> io::Result<Queue<T>> {
-        let object = Object::create(What::Queue.alone(), ring::object_bytes(bytes)?)?;
+        let object = Object::create_with_post(What::Queue.alone(), ring::object_bytes(bytes)?)?;
         Ring::of(&object).set_bound(items)?;
         Ok(Queue { object, _items: PhantomData })
     }
@@ -95,7 +117,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
     /// Puts an item in; waits while the queue is full.
     ///
     /// # Errors
-    /// [`PutError::Closed`], [`PutError::Encode`], [`PutError::TooLarge`]; each has the item.
+    /// [`PutError::Closed`], [`PutError::Encode`], [`PutError::TooLarge`]; [`PutError::Os`] if the kernel refuses to keep its shared objects. Each has the item.
     pub fn put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_in(item, Wait::For(None))
     }
@@ -108,10 +130,11 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         self.put_in(item, Wait::For(Some(limit)))
     }
 
-    /// Like [`put`](Queue::put), if there is room. Waits for nobody but a process that is just putting.
+    /// Like [`put`](Queue::put), if there is room. Waits for nobody but a process that is just putting, which takes microseconds; if that is stopped in the midst of it (by a signal, or a
+    /// debugger), for 100 ms.
     ///
     /// # Errors
-    /// [`PutError::Full`] if there is no room; else as [`put`](Queue::put).
+    /// [`PutError::Full`] if there is no room, or another process stands in the way for those 100 ms; else as [`put`](Queue::put).
     pub fn try_put(&self, item: T) -> Result<(), PutError<T>> {
         self.put_in(item, Wait::Not)
     }
@@ -120,11 +143,23 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         let ring = self.ring();
         let limit = ring.longest();
         let done = scratch::with(|bytes| {
-            codec::encode_value(&item, bytes, limit).map_err(|error| match error {
+            // room for what the ring writes in front if there are descriptors
+            bytes.extend_from_slice(&[0; NUMBER_BYTES]);
+            let (encoded, attachments) =
+                attach::collect(|| codec::encode_value(&item, bytes, limit));
+            encoded.map_err(|error| match error {
                 Unencodable::TooLarge(size) => Refused::TooLarge(size),
                 Unencodable::Refused(text) => Refused::Encode(text),
             })?;
-            ring.put(bytes, wait)
+            if attachments.is_empty() {
+                return ring.put(&mut bytes[NUMBER_BYTES..], &[], wait);
+            }
+            let carried: Vec<_> = attachments.numbers().collect();
+            if carried.len() > MOST_DESCRIPTORS {
+                let text = format!("it holds more than {MOST_DESCRIPTORS} shared objects");
+                return Err(Refused::Encode(text));
+            }
+            ring.put(bytes, &carried, wait)
         });
         done.map_err(|refused| match refused {
             Refused::Full => PutError::Full(item),
@@ -132,13 +167,15 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
             Refused::Damaged => PutError::Damaged(item),
             Refused::TooLarge(size) => PutError::TooLarge { item, size, limit },
             Refused::Encode(reason) => PutError::Encode { item, reason },
+            Refused::Os(error) => PutError::Os { item, error },
         })
     }
 
     /// Takes the first item out; waits until there is one.
     ///
     /// # Errors
-    /// [`GetError::Closed`] if the queue is closed and empty; [`GetError::Decode`] if the item, which is gone then, can't be decoded.
+    /// [`GetError::Closed`] if the queue is closed and empty; [`GetError::Decode`] if the item, which is gone then, can't be decoded;
+    /// [`GetError::Os`] if no descriptor is free for the shared objects in it: it stays in the queue.
     pub fn get(&self) -> Result<T, GetError> {
         self.get_out(Wait::For(None))
     }
@@ -151,18 +188,24 @@ impl<T: Serialize + DeserializeOwned + 'static> Queue<T> {
         self.get_out(Wait::For(Some(limit)))
     }
 
-    /// Like [`get`](Queue::get), if there is an item. Waits for nobody but a process that is just getting.
+    /// Like [`get`](Queue::get), if there is an item. Waits for nobody but a process that is just getting, which takes microseconds; if that is stopped in the midst of it (by a signal, or a
+    /// debugger), for 100 ms.
     ///
     /// # Errors
-    /// [`GetError::Empty`] if there is none; else as [`get`](Queue::get).
+    /// [`GetError::Empty`] if there is none, or another process stands in the way for those 100 ms; else as [`get`](Queue::get).
     pub fn try_get(&self) -> Result<T, GetError> {
         self.get_out(Wait::Not)
     }
 
     fn get_out(&self, wait: Wait) -> Result<T, GetError> {
         scratch::with(|bytes| {
-            self.ring().get(bytes, wait)?;
-            codec::decode_value(bytes).map_err(GetError::Decode)
+            let mut carried = Vec::new();
+            if !self.ring().get(bytes, &mut carried, wait)? {
+                return codec::decode_value(bytes).map_err(GetError::Decode);
+            }
+            let encoded = bytes.get(NUMBER_BYTES..).unwrap_or_default();
+            let carried = carried.into_iter().map(Some).collect();
+            attach::take(carried, || codec::decode_value(encoded)).map_err(GetError::Decode)
         })
     }
 

@@ -10,13 +10,16 @@
 //! What lies in shared memory is checked before it is believed: a process may have overwritten it.
 
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
 use super::cursor::{Cursor, Distance, MOST_ITEMS, MOST_UNITS, UNIT, units_of};
 use super::errors::{GetError, TooManyDone};
+use crate::limits::TRY_LIMIT;
 use crate::shm::object::Object;
+use crate::shm::post::Label;
 use crate::sync::lock::Held;
 use crate::sync::word::LockWord;
 use crate::sync::{Bell, Slices};
@@ -33,10 +36,18 @@ const FINISHED: usize = 768;
 const BOUND: usize = 896;
 const CLOSED: usize = 960;
 const DONE: usize = 1024;
+/// Counts the items that carry descriptors.
+const NUMBER: usize = 1088;
 const ITEMS: usize = 4096;
 
 /// In the place of a length: the next item lies at the start of the ring.
 const AT_START: u64 = u64::MAX;
+
+/// In a length: the item begins with the number of a message in the post, by which its descriptors go.
+const CARRIES: u64 = 1 << 62;
+
+/// Bytes of such a number.
+pub(super) const NUMBER_BYTES: usize = 8;
 
 /// From here on, in units, an empty ring begins anew.
 const FAR: u64 = (64 << 10) / UNIT as u64;
@@ -62,6 +73,7 @@ pub(super) enum Refused {
     Damaged,
     TooLarge(u64),
     Encode(String),
+    Os(String),
 }
 
 /// One side's view.
@@ -158,19 +170,27 @@ impl<'a> Ring<'a> {
         self.word(CLOSED).load(Acquire) != 0
     }
 
-    /// Puts an item in.
-    pub(super) fn put(&self, bytes: &[u8], wait: Wait) -> Result<(), Refused> {
+    /// Puts an item in. If descriptors go with it, its first bytes are overwritten by the number of their message.
+    pub(super) fn put(
+        &self,
+        bytes: &mut [u8],
+        carried: &[RawFd],
+        wait: Wait,
+    ) -> Result<(), Refused> {
         let mut waiting = Waiting::new(wait);
         loop {
             let held =
                 Held::take_whole(self.lock(PUT_LOCK), waiting.limit()).ok_or(Refused::Full)?;
-            let pushed = self.push(bytes);
+            let pushed = self.push(bytes, carried);
             drop(held);
             if pushed? {
                 self.bell(ARRIVED).ring();
                 return Ok(());
             }
-            let is_over = || self.is_closed() || self.fits(units_of(bytes.len()));
+            let is_over = || {
+                let fits = || carried.is_empty() || self.object.post().has_room();
+                self.is_closed() || self.fits(units_of(bytes.len())) && fits()
+            };
             if !waiting.pause(self.bell(ROOM), is_over) {
                 return Err(Refused::Full);
             }
@@ -183,7 +203,7 @@ impl<'a> Ring<'a> {
     }
 
     /// With the lock for putting held. `false`: there is no room.
-    fn push(&self, bytes: &[u8]) -> Result<bool, Refused> {
+    fn push(&self, bytes: &mut [u8], carried: &[RawFd]) -> Result<bool, Refused> {
         if self.is_closed() {
             return Err(Refused::Closed);
         }
@@ -207,7 +227,13 @@ impl<'a> Ring<'a> {
             0
         };
         let item = tail.advance(skipped, 0);
-        self.word(self.place(item)).store(bytes.len() as u64, Relaxed);
+        let mut len = bytes.len() as u64;
+        if !carried.is_empty() {
+            let Some(number) = self.send(tail, carried)? else { return Ok(false) };
+            bytes[..NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
+            len |= CARRIES;
+        }
+        self.word(self.place(item)).store(len, Relaxed);
         let (start, first) = self.split(item.advance(1, 0), bytes.len());
         let (one, other) = bytes.split_at(first);
         self.memory().write(start, one);
@@ -216,19 +242,43 @@ impl<'a> Ring<'a> {
         Ok(true)
     }
 
-    /// Takes an item out, into an empty buffer.
-    pub(super) fn get(&self, bytes: &mut Vec<u8>, wait: Wait) -> Result<(), GetError> {
+    /// With the lock for putting held: sends what goes with the item that will lie at the tail. `None`: there is no room just now.
+    fn send(&self, tail: Cursor, carried: &[RawFd]) -> Result<Option<u64>, Refused> {
+        let number = 1 + self.word(NUMBER).fetch_add(1, Relaxed);
+        let label = Label { number, place: tail.0 };
+        let post = self.object.post();
+        let os = |error: io::Error| Refused::Os(error.to_string());
+        if post.send(label, carried).map_err(os)? {
+            return Ok(Some(number));
+        }
+        // of producers that were killed before they had moved the tail, and of consumers that were killed after they had moved the head
+        let Some(held) = Held::take_whole(self.lock(GET_LOCK), Some(Duration::ZERO)) else {
+            return Ok(None);
+        };
+        let (head, filled) = (self.cursor(HEAD), self.filled());
+        post.clear(|place| head.until(Cursor(place)).units >= filled.units).map_err(os)?;
+        drop(held);
+        Ok(post.send(label, carried).map_err(os)?.then_some(number))
+    }
+
+    /// Takes an item out, into an empty buffer, with its descriptors. `true`: it has some, and its bytes begin with a number.
+    pub(super) fn get(
+        &self,
+        bytes: &mut Vec<u8>,
+        carried: &mut Vec<OwnedFd>,
+        wait: Wait,
+    ) -> Result<bool, GetError> {
         let mut waiting = Waiting::new(wait);
         loop {
             let held =
                 Held::take_whole(self.lock(GET_LOCK), waiting.limit()).ok_or(GetError::Empty)?;
             // first this: what was put in before the queue was closed is there when it is seen to be closed
             let is_closed = self.is_closed();
-            let popped = self.pop(bytes);
+            let popped = self.pop(bytes, carried);
             drop(held);
-            if popped? {
+            if let Some(carries) = popped? {
                 self.bell(ROOM).ring();
-                return Ok(());
+                return Ok(carries);
             }
             if is_closed {
                 return Err(GetError::Closed);
@@ -239,11 +289,15 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// With the lock for getting held. `false`: there is none.
-    fn pop(&self, bytes: &mut Vec<u8>) -> Result<bool, GetError> {
+    /// With the lock for getting held. `None`: there is none.
+    fn pop(
+        &self,
+        bytes: &mut Vec<u8>,
+        carried: &mut Vec<OwnedFd>,
+    ) -> Result<Option<bool>, GetError> {
         let (head, filled) = (self.cursor(HEAD), self.filled());
         if filled.items == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         if filled.units > self.units {
             return Err(GetError::Damaged);
@@ -256,14 +310,23 @@ impl<'a> Ring<'a> {
             left = left.checked_sub(skipped).ok_or(GetError::Damaged)?;
             len = self.word(self.place(item)).load(Relaxed);
         }
-        let len = usize::try_from(len).ok().filter(|len| *len <= left as usize * UNIT);
+        let carries = len & CARRIES != 0;
+        let len = usize::try_from(len & !CARRIES).ok().filter(|len| *len <= left as usize * UNIT);
         let len = len.filter(|len| units_of(*len) <= left).ok_or(GetError::Damaged)?;
         bytes.reserve(len);
         let (start, first) = self.split(item.advance(1, 0), len);
         self.memory().read_into(start, first, bytes);
         self.memory().read_into(ITEMS, len - first, bytes);
+        if carries {
+            let number = bytes.first_chunk().ok_or(GetError::Damaged)?;
+            let found = self.object.post().look(u64::from_le_bytes(*number));
+            *carried = found.map_err(|error| GetError::Os(error.to_string()))?.unwrap_or_default();
+        }
         self.word(HEAD).store(item.advance(units_of(len), 1).0, Release);
-        Ok(true)
+        if !carried.is_empty() {
+            self.object.post().remove();
+        }
+        Ok(Some(carries))
     }
 
     /// Where a cursor's unit lies in the object.
@@ -323,7 +386,7 @@ impl Waiting {
     /// How long to wait for a lock, which others hold for a moment only, unless they are stopped just then.
     fn limit(&self) -> Option<Duration> {
         match self.wait {
-            Wait::Not | Wait::For(None) => None,
+            Wait::Not => Some(TRY_LIMIT),
             Wait::For(limit) => limit,
         }
     }
@@ -351,103 +414,7 @@ impl Waiting {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shm::object::What;
-    use proptest::prelude::*;
-    use std::collections::VecDeque;
+mod tests;
 
-    fn object(bytes: usize) -> Arc<Object> {
-        Object::create(What::Queue.alone(), object_bytes(bytes).unwrap()).unwrap()
-    }
-
-    fn get(ring: Ring<'_>) -> Result<Vec<u8>, GetError> {
-        let mut bytes = Vec::new();
-        ring.get(&mut bytes, Wait::Not).map(|()| bytes)
-    }
-
-    proptest! {
-        /// Against a plain queue, with items of all sizes, from a position near the end of all positions.
-        #[test]
-        fn it_is_a_queue(
-            steps in prop::collection::vec(prop_oneof![(0..5000_usize).prop_map(Some), (0..40_usize).prop_map(Some), Just(None)], 0..400),
-            start in prop_oneof![Just(0), Just(u64::MAX - 3000), Just((1 << 36) - 100)],
-            bound in prop_oneof![Just(None), Just(Some(3_usize))],
-        ) {
-            let object = object(8192);
-            let ring = Ring::of(&object);
-            ring.set_bound(bound).unwrap();
-            [TAIL, HEAD, DONE].into_iter().for_each(|word| ring.word(word).store(start, Relaxed));
-            let mut model: VecDeque<Vec<u8>> = VecDeque::new();
-            for (i, step) in steps.into_iter().enumerate() {
-                if let Some(len) = step {
-                    let item: Vec<u8> = (0..len).map(|at| (at + i) as u8).collect();
-                    match ring.put(&item, Wait::Not) {
-                        Ok(()) => model.push_back(item),
-                        Err(error) => {
-                            prop_assert_eq!(error, Refused::Full);
-                            let used: u64 = model.iter().map(|item| units_of(item.len())).sum();
-                            let is_full = bound.is_some_and(|bound| model.len() == bound);
-                            prop_assert!(is_full || used + units_of(len) > ring.units / 2);
-                        }
-                    }
-                } else {
-                    prop_assert_eq!(get(ring), model.pop_front().ok_or(GetError::Empty));
-                }
-                prop_assert_eq!(ring.len(), model.len());
-            }
-            while let Some(item) = model.pop_front() {
-                prop_assert_eq!(get(ring), Ok(item));
-            }
-        }
-
-        /// Whatever a process has written over it, there is an answer.
-        #[test]
-        fn damage_is_survived(tail: u64, head: u64, lengths: [u64; 8]) {
-            let object = object(4096);
-            let ring = Ring::of(&object);
-            ring.set_bound(None).unwrap();
-            ring.word(TAIL).store(tail, Relaxed);
-            ring.word(HEAD).store(head, Relaxed);
-            for (i, len) in lengths.into_iter().enumerate() {
-                ring.word(ITEMS + i * 512).store(len, Relaxed);
-            }
-            for _ in 0..4 {
-                let _ = get(ring);
-                let _ = ring.put(&[1; 100], Wait::Not);
-            }
-            ring.task_done().ok();
-        }
-    }
-
-    #[test]
-    fn who_is_killed_before_the_last_store_has_done_nothing() {
-        let object = object(4096);
-        let ring = Ring::of(&object);
-        ring.set_bound(None).unwrap();
-        ring.put(b"one", Wait::Not).unwrap();
-        // a producer has written an item and dies before it has moved the tail
-        let tail = ring.cursor(TAIL);
-        ring.word(ring.place(tail)).store(99, Relaxed);
-        ring.put(b"two", Wait::Not).unwrap();
-        // a consumer has copied an item out and dies before it has moved the head
-        let head = ring.cursor(HEAD);
-        assert_eq!(get(ring).unwrap(), b"one");
-        ring.word(HEAD).store(head.0, Relaxed);
-        assert_eq!(get(ring).unwrap(), b"one");
-        assert_eq!(get(ring).unwrap(), b"two");
-        assert_eq!(get(ring), Err(GetError::Empty));
-    }
-
-    #[test]
-    fn a_queue_that_is_emptied_stays_in_its_first_pages() {
-        let object = object(1 << 20);
-        let ring = Ring::of(&object);
-        ring.set_bound(None).unwrap();
-        for _ in 0..10_000 {
-            ring.put(&[7; 1000], Wait::Not).unwrap();
-            assert!(ring.cursor(TAIL).offset(ring.units) <= FAR + 2 * units_of(1000));
-            assert_eq!(get(ring).unwrap(), [7; 1000]);
-        }
-    }
-}
+#[cfg(all(test, loom))]
+mod model;

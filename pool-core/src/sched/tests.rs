@@ -110,6 +110,27 @@ fn a_program_whose_workers_never_start_is_told() {
     assert!(sim.spawned < 10, "{} processes were started", sim.spawned);
 }
 
+/// Such starts were once counted as failures, and a pool whose size went up and down before its first worker was ready broke by that.
+#[test]
+fn a_start_that_is_not_wanted_any_more_is_no_failure() {
+    let mut sim = Sim::new(1, None);
+    for _ in 0..100 {
+        sim.event(Event::Resize { workers: 3 });
+        sim.event(Event::Resize { workers: 1 });
+        let is_dismissed = |key: &WorkerKey| sim.sched.worker(*key).is_some_and(|w| w.dismissed);
+        let dismissed: Vec<_> = sim.processes.keys().copied().filter(is_dismissed).collect();
+        assert_eq!(dismissed.len(), 2);
+        for key in dismissed {
+            sim.processes.remove(&key);
+            sim.event(Event::SpawnFailed { worker: key, error: "was not needed any more" });
+        }
+        assert_eq!(sim.sched.broken(), None);
+    }
+    submit(&mut sim, 1);
+    sim.finish();
+    assert_eq!(sim.tasks[0].verdict, Some(Verdict::Replied));
+}
+
 #[test]
 fn killing_workers_that_are_starting_costs_nothing() {
     let mut sim = Sim::new(1, None);

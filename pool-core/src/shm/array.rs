@@ -155,6 +155,21 @@ impl<T: Pod> Array<T> {
         self.quietly().to_vec()
     }
 
+    /// Changes elements with the lock held, whether or not it is poisoned, and gives what `change` gives.
+    ///
+    /// ```
+    /// let sums = pool_core::Array::from_slice(&[1, 2, 3])?;
+    /// let total: i32 = sums.update(|sums| {
+    ///     sums[0] += 10;
+    ///     sums.iter().sum()
+    /// });
+    /// assert_eq!(total, 16);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn update<R>(&self, change: impl FnOnce(&mut [T]) -> R) -> R {
+        change(&mut self.lock().unwrap_or_else(crate::Poisoned::into_inner))
+    }
+
     fn word(&self) -> &LockWord {
         self.object.words(0)
     }

@@ -7,8 +7,11 @@ mod array;
 mod bytes;
 mod cells;
 pub(crate) mod object;
+pub(crate) mod post;
 mod raw;
 mod value;
+#[cfg(feature = "ndarray")]
+mod views;
 
 pub use array::{Array, ArrayGuard};
 pub use bytes::SharedBytes;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::post::{self, Post};
 use crate::attach;
 use crate::sys::identity;
 use crate::sys::memory::{self, Access, SharedBlock};
@@ -55,6 +56,11 @@ impl What {
     pub(crate) const fn alone(self) -> Kind {
         Kind { what: self, unit: 0 }
     }
+
+    /// Whether its descriptor is the entrance of a post.
+    const fn has_post(self) -> bool {
+        matches!(self, What::Queue)
+    }
 }
 
 /// Whether this process has made the object.
@@ -72,6 +78,8 @@ pub(crate) struct Object {
     /// Bytes of memory; 0 for an object without.
     len: u64,
     fd: OwnedFd,
+    /// The other end of its post, if it has one and this process has needed it.
+    exit: OnceLock<OwnedFd>,
     memory: Option<SharedBlock>,
     origin: Origin,
     /// For objects whose owner is a thread of this process: which one, how often, and whether something went wrong. Not shared.
@@ -121,6 +129,13 @@ impl Object {
         Ok(Object::keep(Object::next_id(), kind, fd, len, Some(memory), Origin::Here))
     }
 
+    /// A new object with zeroed memory, and a way for descriptors through it.
+    pub(crate) fn create_with_post(kind: Kind, len: usize) -> io::Result<Arc<Object>> {
+        let (memory, file) = SharedBlock::create(len)?;
+        let entrance = post::create(&file)?;
+        Ok(Object::keep(Object::next_id(), kind, entrance, len, Some(memory), Origin::Here))
+    }
+
     /// A new object of a file that is sealed with its content, or that nobody changes.
     pub(crate) fn of_file(kind: Kind, fd: OwnedFd, len: usize) -> io::Result<Arc<Object>> {
         let memory = map(kind, fd.as_fd(), len)?;
@@ -150,6 +165,7 @@ impl Object {
             kind,
             len: len as u64,
             fd,
+            exit: OnceLock::new(),
             memory,
             origin,
             thread: AtomicU64::new(0),
@@ -177,7 +193,11 @@ impl Object {
     /// The object of this name, made of a descriptor that came along unless this process has it already.
     pub(crate) fn receive(wire: &Wire, fd: OwnedFd) -> io::Result<Arc<Object>> {
         let len = usize::try_from(wire.len).map_err(io::Error::other)?;
-        let memory = map(wire.kind, fd.as_fd(), len)?;
+        let memory = if wire.kind.what.has_post() {
+            map(wire.kind, post::memory(fd.as_fd())?.as_fd(), len)?
+        } else {
+            map(wire.kind, fd.as_fd(), len)?
+        };
         Ok(Object::keep(wire.id, wire.kind, fd, len, memory, Origin::Elsewhere))
     }
 
@@ -191,6 +211,11 @@ impl Object {
 
     pub(crate) fn has_memory(&self) -> bool {
         self.memory.is_some()
+    }
+
+    /// The way for descriptors through it.
+    pub(crate) fn post(&self) -> Post<'_> {
+        Post::of(self.fd.as_fd(), &self.exit)
     }
 
     pub(crate) fn is_pipe_end(&self) -> bool {

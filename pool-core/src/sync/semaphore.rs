@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::lock::Held;
 use super::word::LockWord;
 use super::{Futex, Slices};
+use crate::limits::TRY_LIMIT;
 use crate::shm::object::{Kind, Object, What, Words, travels};
 use crate::sys::identity::{Token, is_gone, me};
 
@@ -197,10 +198,11 @@ impl Semaphore {
         self.take(Some(limit))
     }
 
-    /// Takes a permit if there is one. Waits for nobody but a process that is just taking or releasing one.
+    /// Takes a permit if there is one. Waits for nobody but a process that is just taking or releasing one, which takes less than a microsecond; if that is stopped in the midst of it (by a
+    /// signal, or a debugger), for 100 ms: then it gives `None` too.
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
         let state = self.state();
-        let _held = Held::take_whole(&state.lock, None)?;
+        let _held = Held::take_whole(&state.lock, Some(TRY_LIMIT))?;
         let taken = state.try_take() || state.forget_the_dead() && state.try_take();
         taken.then(|| Permit { semaphore: self })
     }
@@ -345,5 +347,19 @@ impl<'de> Deserialize<'de> for BoundedSemaphore {
         let object = Object::deserialize(&[BOUNDED], deserializer)?;
         let object = object.at_least(BYTES).map_err(serde::de::Error::custom)?;
         Ok(BoundedSemaphore { inner: Semaphore { object } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trying_does_not_wait_for_a_holder_that_is_stopped() {
+        let permits = Semaphore::new(1).unwrap();
+        let stopped = Held::take_whole(&permits.state().lock, None);
+        assert!(permits.try_acquire().is_none());
+        drop(stopped);
+        assert!(permits.try_acquire().is_some());
     }
 }

@@ -54,6 +54,12 @@ fn token(pid: u32, start: u64) -> Token {
     (start & ((1 << START_BITS) - 1)) << PID_BITS | u64::from(pid) & ((1 << PID_BITS) - 1)
 }
 
+/// A process that this one has started and not collected.
+#[cfg(test)]
+pub(crate) fn token_of(child: u32) -> Token {
+    token(child, started(child).unwrap_or(0))
+}
+
 /// Whether all threads of the process have ended: it will never write to shared memory again. A few system calls.
 ///
 /// A zombie has ended, whoever may reap it and when. Without /proc, a stranger with the number of the dead is taken for the dead one.

@@ -134,6 +134,16 @@ impl SharedBlock {
         }
     }
 
+    /// Copies bytes of the block to `out`.
+    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
+        assert!(offset <= self.len && out.len() <= self.len - offset, "inside the block");
+        // SAFETY: inside the mapping, and `out` is ordinary memory that can't overlap it.
+        unsafe {
+            let source = self.start.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len());
+        }
+    }
+
     /// Appends `len` bytes of the block to `out`, which has the capacity for them.
     pub(crate) fn read_into(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
         assert!(offset <= self.len && len <= self.len - offset, "inside the block");
@@ -146,6 +156,33 @@ impl SharedBlock {
         }
     }
 }
+
+/// From this size on, memory is worth huge pages: a page fault for each 4 KiB is most of what fresh memory costs.
+const HUGE: usize = 4 << 20;
+
+/// A vector with room for so many items; if they are many, in huge pages, if the kernel has any.
+pub(crate) fn vec_with_huge_pages<T>(items: usize) -> Vec<T> {
+    let mut items = Vec::with_capacity(items);
+    take_huge_pages(&mut items);
+    items
+}
+
+/// What a vector has room for lies in huge pages from now on, if that is much and nothing lies there yet.
+pub(crate) fn take_huge_pages<T>(items: &mut Vec<T>) {
+    let room = items.spare_capacity_mut();
+    let (start, len) = (room.as_mut_ptr().addr(), size_of_val(room));
+    let first = start.next_multiple_of(HUGE_PAGE);
+    if len >= HUGE && !cfg!(miri) {
+        let whole = (start + len - first) / HUGE_PAGE * HUGE_PAGE;
+        // SAFETY: the range lies in the vector's own memory, and the advice changes nothing that it holds. Without such pages, nothing happens.
+        let _ = unsafe {
+            let first = room.as_mut_ptr().cast::<u8>().add(first - start);
+            libc::madvise(first.cast(), whole, libc::MADV_HUGEPAGE)
+        };
+    }
+}
+
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A file without a name that has this content, which nobody can change any more.
 pub(crate) fn sealed_file(content: &[u8]) -> io::Result<OwnedFd> {

@@ -4,7 +4,12 @@
 #![expect(unsafe_code, reason = "system calls and mappings; see the SAFETY lines")]
 
 pub(crate) mod capture;
+pub(crate) mod cgroup;
 pub(crate) mod clock;
+#[cfg(not(feature = "failpoints"))]
+pub(crate) mod failpoint;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
@@ -13,8 +18,10 @@ pub(crate) mod memory;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod sandbox;
 pub(crate) mod signal;
 pub(crate) mod socket;
+mod syscalls;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};

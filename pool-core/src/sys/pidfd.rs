@@ -25,6 +25,12 @@ impl PidFd {
         }
     }
 
+    /// One of no process: what is asked of it is answered as if nobody knew.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> PidFd {
+        PidFd(std::fs::File::open("/dev/null").expect("a descriptor").into())
+    }
+
     /// Sends SIGKILL to this one process.
     pub(crate) fn kill(&self) -> io::Result<()> {
         // SAFETY: integers and a null pointer, which means "no siginfo".

@@ -20,6 +20,10 @@ pub(crate) enum GroupSignal {
     Terminate,
     /// SIGKILL.
     Kill,
+    /// SIGSTOP.
+    Stop,
+    /// SIGCONT.
+    Continue,
 }
 
 /// Sends to all processes of the group that `leader` leads. The caller must not have reaped `leader`: its number can't be
@@ -35,6 +39,8 @@ pub(crate) fn send_to_group(leader: u32, signal: GroupSignal) -> io::Result<()> 
             killpg(group, Signal::SIGCONT)?;
         }
         GroupSignal::Kill => killpg(group, Signal::SIGKILL)?,
+        GroupSignal::Stop => killpg(group, Signal::SIGSTOP)?,
+        GroupSignal::Continue => killpg(group, Signal::SIGCONT)?,
     }
     Ok(())
 }
@@ -52,6 +58,8 @@ pub(crate) fn send_to_child(leader: u32, signal: GroupSignal) -> io::Result<()> 
             kill(pid, Signal::SIGCONT)?;
         }
         GroupSignal::Kill => kill(pid, Signal::SIGKILL)?,
+        GroupSignal::Stop => kill(pid, Signal::SIGSTOP)?,
+        GroupSignal::Continue => kill(pid, Signal::SIGCONT)?,
     }
     Ok(())
 }

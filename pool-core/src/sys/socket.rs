@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, sendmsg,
-    setsockopt, socket, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send,
+    sendmsg, setsockopt, socket, socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -127,6 +127,28 @@ pub(crate) fn receive_packet(
     receive_flags(fd, bytes, MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
 }
 
+/// What the kernel answers if too many descriptors of this user are on their way.
+pub(crate) const TOO_MANY_UNDER_WAY: i32 = libc::ETOOMANYREFS;
+
+/// Looks at the first message without blocking, and leaves it: its length as far as it fits, and descriptors like those that it has.
+pub(crate) fn peek_packet(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    receive_flags(fd, bytes, flags)
+}
+
+/// The same without the descriptors.
+pub(crate) fn peek_bytes(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK)?)
+}
+
+/// Removes the first message without blocking; its descriptors are closed by the kernel.
+pub(crate) fn drop_packet(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT).map(drop)?)
+}
+
 /// Writes all of `bytes`, blocking. A peer that is gone is an error, never a signal.
 pub(crate) fn send_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
@@ -143,6 +165,11 @@ pub(crate) fn send_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn send_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     Ok(send(fd.as_raw_fd(), bytes, flags).map(drop)?)
+}
+
+/// Receives what is there, without blocking.
+pub(crate) fn receive_now(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// The other side reads the end of the stream from now on, also if other copies of this descriptor are open.

@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn an_entry_is_found_again() {
         let mut bytes = Vec::new();
-        let mut out = Output { bytes: &mut bytes, limit: 10 };
+        let mut out = Output::new(&mut bytes, 10);
         Callee::of(one).entry()(&[], &mut out).unwrap();
         assert_eq!(bytes, [1]);
     }

@@ -12,6 +12,7 @@ use super::job::{Value, caught};
 use crate::attach;
 use crate::codec::{self, Unencodable};
 use crate::error::TaskError;
+use crate::sys::memory;
 
 /// The outcomes of a chunk. Nearly always all items have a value, so what they cost is the values alone.
 #[derive(Debug)]
@@ -35,10 +36,35 @@ impl<R> Chunk<R> {
     }
 
     /// Whether there is an outcome for each of so many items. A worker may say anything.
-    pub(crate) fn is_for(&self, items: usize) -> bool {
+    fn is_for(&self, items: usize) -> bool {
         let ordered = self.faults.is_sorted_by(|(one, _), (next, _)| one < next);
         let inside = self.faults.last().is_none_or(|(last, _)| *last < items as u64);
-        ordered && inside && self.values.len() + self.faults.len() == items
+        ordered && inside && self.len() == items
+    }
+
+    /// Adds so many items behind its own, by a function that may do anything: if what it adds is not one outcome for each, all of them have failed.
+    pub(crate) fn extend(
+        &mut self,
+        items: usize,
+        add: impl FnOnce(&mut Chunk<R>) -> Result<(), TaskError>,
+    ) {
+        let (values, faults) = (self.values.len(), self.faults.len());
+        let result = add(self);
+        let whole = values + faults + items;
+        let starts = |(at, _): &(u64, TaskError)| *at >= (values + faults) as u64;
+        let is_good = self.faults.get(faults).is_none_or(starts) && self.is_for(whole);
+        let error = match result {
+            Ok(()) if is_good => return,
+            Ok(()) => {
+                let text =
+                    format!("the worker's answer is not one outcome for each of {items} items");
+                TaskError::Decode(text)
+            }
+            Err(error) => error,
+        };
+        self.values.truncate(values);
+        self.faults.truncate(faults);
+        self.append(Chunk::failed(items, &error));
     }
 
     /// A chunk in which all went well.
@@ -57,19 +83,33 @@ impl<R> Chunk<R> {
         cause.map(|(_, error)| error.clone()).or_else(|| self.first_error())
     }
 
+    /// A chunk for so many items, without any yet.
+    pub(crate) fn with_capacity(items: usize) -> Chunk<R> {
+        Chunk { values: memory::vec_with_huge_pages(items), faults: Vec::new() }
+    }
+
+    /// So many items have an outcome.
+    fn len(&self) -> usize {
+        self.values.len() + self.faults.len()
+    }
+
+    /// Adds the items of a chunk behind its own.
+    pub(crate) fn append(&mut self, chunk: Chunk<R>) {
+        let before = self.len() as u64;
+        self.faults.extend(chunk.faults.into_iter().map(|(item, error)| (before + item, error)));
+        if self.values.capacity() == 0 {
+            self.values = chunk.values;
+        } else {
+            self.values.extend(chunk.values);
+        }
+    }
+
     /// All items of these chunks, in order.
     pub(crate) fn concat(chunks: impl IntoIterator<Item = Chunk<R>>) -> Chunk<R> {
-        let (mut values, mut faults) = (Vec::new(), Vec::new());
-        for chunk in chunks {
-            let before = (values.len() + faults.len()) as u64;
-            faults.extend(chunk.faults.into_iter().map(|(item, error)| (before + item, error)));
-            if values.is_empty() {
-                values = chunk.values;
-            } else {
-                values.extend(chunk.values);
-            }
-        }
-        Chunk { values, faults }
+        chunks.into_iter().fold(Chunk::of_values(Vec::new()), |mut whole, chunk| {
+            whole.append(chunk);
+            whole
+        })
     }
 
     /// The values, or the error of the first item that has none.
@@ -133,20 +173,30 @@ where
     (values, faults)
 }
 
-fn encode<R: Serialize>(
+fn encode<R: Serialize + 'static>(
     values: Vec<R>,
     faults: Vec<(u64, Fault)>,
     out: &mut Output<'_>,
 ) -> Result<(), Fault> {
     out.bytes.reserve(size_of_val(values.as_slice()) + 16);
-    match codec::encode(&(&faults, &values), out.bytes, out.limit) {
+    match encode_both(&values, &faults, out) {
         Ok(()) => Ok(()),
         Err(Unencodable::TooLarge(size)) => Err(Fault::TooLarge(size)),
         Err(Unencodable::Refused(_)) => {
             let (values, faults) = sort_out(values, faults, out.limit);
-            codec::encode(&(&faults, &values), out.bytes, out.limit).map_err(unencodable::<R>)
+            encode_both(&values, &faults, out).map_err(unencodable::<R>)
         }
     }
+}
+
+fn encode_both<R: Serialize + 'static>(
+    values: &Vec<R>,
+    faults: &Vec<(u64, Fault)>,
+    out: &mut Output<'_>,
+) -> Result<(), Unencodable> {
+    let start = out.bytes.len();
+    codec::encode(faults, out.bytes, out.limit)?;
+    codec::encode_value(values, out.bytes, out.limit).inspect_err(|_| out.bytes.truncate(start))
 }
 
 /// Puts faults in the place of the values that can't be encoded.
@@ -177,13 +227,43 @@ pub(crate) fn decode<R>(value: Value, limit: u64) -> Result<Chunk<R>, TaskError>
 where
     R: DeserializeOwned + 'static,
 {
-    value.open(|bytes| decode_bytes(bytes, limit))
+    let mut chunk = Chunk::of_values(Vec::new());
+    decode_onto(value, limit, &mut chunk)?;
+    Ok(chunk)
 }
 
-fn decode_bytes<R: DeserializeOwned>(bytes: &[u8], limit: u64) -> Result<Chunk<R>, TaskError> {
-    let (faults, values): (Vec<(u64, Fault)>, Vec<R>) =
-        attach::returned(|| codec::decode(bytes)).map_err(|error| decode_error::<R>(&error))?;
-    Ok(Chunk::new(values, faults, limit))
+/// Like [`decode`]: the items are added behind those of `whole`, which may have some of them after an error.
+pub(crate) fn decode_onto<R>(
+    value: Value,
+    limit: u64,
+    whole: &mut Chunk<R>,
+) -> Result<(), TaskError>
+where
+    R: DeserializeOwned + 'static,
+{
+    match value {
+        Value::Encoded(bytes) => decode_bytes(&bytes, limit, whole),
+        direct @ Value::Direct(_) => {
+            whole.append(direct.open(|_| Ok(Chunk::of_values(Vec::new())))?);
+            Ok(())
+        }
+    }
+}
+
+fn decode_bytes<R>(bytes: &[u8], limit: u64, whole: &mut Chunk<R>) -> Result<(), TaskError>
+where
+    R: DeserializeOwned + 'static,
+{
+    let before = whole.len() as u64;
+    let decode = || {
+        let (faults, used) = codec::decode_first::<Vec<(u64, Fault)>>(bytes)?;
+        let faults = faults
+            .into_iter()
+            .map(|(at, fault)| (before.saturating_add(at), fault.into_error(limit)));
+        whole.faults.extend(faults);
+        codec::decode_onto(&bytes[used..], &mut whole.values)
+    };
+    attach::returned(decode).map_err(|error| decode_error::<R>(&error))
 }
 
 #[cfg(test)]
@@ -199,16 +279,14 @@ mod tests {
             input: &[u8],
             out: &mut Vec<u8>,
         ) {
-            run::<F, (u32,), super::super::Plain>(
-                input,
-                &mut Output { bytes: out, limit: 1 << 20 },
-            )
-            .unwrap();
+            run::<F, (u32,), super::super::Plain>(input, &mut Output::new(out, 1 << 20)).unwrap();
         }
         let (mut encoded, mut out) = (Vec::new(), Vec::new());
         codec::encode(&input, &mut encoded, u64::MAX).unwrap();
         go(f, &encoded, &mut out);
-        decode_bytes::<u32>(&out, 0).unwrap().into_outcomes().map(Result::ok).collect()
+        let mut chunk = Chunk::<u32>::with_capacity(1);
+        decode_bytes(&out, 0, &mut chunk).unwrap();
+        chunk.into_outcomes().map(Result::ok).collect()
     }
 
     #[test]
@@ -240,8 +318,10 @@ mod tests {
         let mut bytes = Vec::new();
         let values = vec![Picky(1), Picky(0), Picky(3)];
         let faults = vec![(1, Fault::Failed("before".to_owned()))];
-        encode(values, faults, &mut Output { bytes: &mut bytes, limit: 1000 }).unwrap();
-        let outcomes: Vec<_> = decode_bytes::<u32>(&bytes, 0).unwrap().into_outcomes().collect();
+        encode(values, faults, &mut Output::new(&mut bytes, 1000)).unwrap();
+        let mut chunk = Chunk::<u32>::with_capacity(1);
+        decode_bytes(&bytes, 0, &mut chunk).unwrap();
+        let outcomes: Vec<_> = chunk.into_outcomes().collect();
         let before = TaskError::Failed("before".to_owned());
         assert_eq!(outcomes[..2], [Ok(1), Err(before)]);
         assert!(matches!(&outcomes[2], Err(TaskError::Encode(text)) if text.contains("zero")));

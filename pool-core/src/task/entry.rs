@@ -22,6 +22,14 @@ pub(crate) struct Output<'a> {
     pub(crate) bytes: &'a mut Vec<u8>,
     /// The length that `bytes` may reach.
     pub(crate) limit: u64,
+    /// The arguments, if they are nothing but a large vector of numbers, which is handed over: its bytes. The input is empty then.
+    pub(crate) numbers: Option<Vec<u8>>,
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(bytes: &'a mut Vec<u8>, limit: u64) -> Output<'a> {
+        Output { bytes, limit, numbers: None }
+    }
 }
 
 /// Why there is no result, as far as the worker can tell. A panic is one more, told by unwinding.
@@ -71,7 +79,8 @@ where
     F: TaskFn<Args, Kind>,
     Args: DeserializeOwned + 'static,
 {
-    let args = decode_args::<F, Args>(input)?;
+    let handed_over = out.numbers.take().and_then(codec::decode_numbers::<Args>);
+    let args = handed_over.map_or_else(|| decode_args::<F, Args>(input), Ok)?;
     let result = instance::<F>().call(args).map_err(failed)?;
     let encode = || codec::encode_value(&result, out.bytes, out.limit);
     attach::returning(encode).map_err(unencodable::<F::Output>)

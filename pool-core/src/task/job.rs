@@ -10,17 +10,26 @@ use super::entry::{Fault, failed};
 use super::{TaskFn, panics};
 use crate::error::TaskError;
 use crate::primitives::{Mutex, lock, unharmed};
+use crate::small_bytes::SmallBytes;
 
 /// A result on its way to its handle.
 pub(crate) enum Value {
     /// The bytes of an encoded value.
-    Encoded(Vec<u8>),
+    Encoded(SmallBytes),
     /// The value itself: of the type that the handle knows.
     Direct(Box<dyn Any + Send>),
 }
 
-/// A result, or why there is none.
-pub(crate) type Outcome = Result<Value, TaskError>;
+/// A result, or why there is none: seldom, so that its size does not count.
+pub(crate) type Outcome = Result<Value, Box<TaskError>>;
+
+/// The decoded value of an outcome, or its error.
+pub(crate) fn opened<R>(
+    outcome: Outcome,
+    decode: impl FnOnce(Value) -> Result<R, TaskError>,
+) -> Result<R, TaskError> {
+    outcome.map_err(|error| *error).and_then(decode)
+}
 
 impl Value {
     /// The value of a handle: decoded, or as it is.
@@ -132,7 +141,7 @@ where
 {
     fn run(self: Box<Self>) -> Outcome {
         let Call { args, call } = *self;
-        caught(|| call(args)).map_err(|fault| fault.into_error(u64::MAX))
+        caught(|| call(args)).map_err(|fault| Box::new(fault.into_error(u64::MAX)))
     }
 
     fn into_args(self: Box<Self>) -> Box<dyn Any> {
@@ -163,7 +172,7 @@ mod tests {
     }
 
     fn run(job: Box<dyn Job>) -> Result<u32, TaskError> {
-        job.run()?.open(|_| unreachable!("nothing is encoded"))
+        opened(job.run(), |value| value.open(|_| unreachable!("nothing is encoded")))
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The shared memory of the pool and one worker process: the [status page](super::status), the [lane](super::lane) for small replies, and the
-//! area through which big arguments pass.
+//! The shared memory of the pool and one worker process: the [status page](super::status), two [lanes](super::lane) for small tasks and small replies,
+//! and the area through which big arguments pass.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,8 +10,9 @@ use super::status::{self, StatusPage};
 use crate::limits::PIECE_BYTES;
 use crate::sys::memory::SharedBlock;
 
-const LANE: usize = status::LEN.next_multiple_of(4096);
-const AREA: usize = LANE + lane::LEN;
+const REPLIES: usize = status::LEN.next_multiple_of(4096);
+const TASKS: usize = REPLIES + lane::LEN;
+const AREA: usize = TASKS + lane::LEN;
 const LEN: usize = AREA + 2 * PIECE_BYTES;
 
 /// One side's view of the block.
@@ -36,14 +37,26 @@ impl WorkerBlock {
     }
 
     /// The way of small replies.
-    pub(crate) fn lane(&self) -> Lane {
-        Lane::new(Arc::clone(&self.0), LANE)
+    pub(crate) fn replies(&self) -> Lane {
+        Lane::new(Arc::clone(&self.0), REPLIES)
+    }
+
+    /// The way of small tasks.
+    pub(crate) fn tasks(&self) -> Lane {
+        Lane::new(Arc::clone(&self.0), TASKS)
     }
 
     /// Parent: puts a piece of a big argument into a half of the area.
     pub(crate) fn put_piece(&self, half: u8, bytes: &[u8]) {
         assert!(bytes.len() <= PIECE_BYTES, "a piece fits into its half");
         self.0.write(AREA + usize::from(half & 1) * PIECE_BYTES, bytes);
+    }
+
+    /// Writes what only a worker that has lost its mind would, anywhere in front of the area.
+    #[cfg(test)]
+    pub(crate) fn scribble(&self, at: usize, bytes: &[u8]) {
+        let at = at % AREA;
+        self.0.write(at, &bytes[..bytes.len().min(AREA - at)]);
     }
 
     /// Worker: takes a piece out. `out` has the capacity for it.

@@ -1,14 +1,12 @@
 //! Arbitrary bytes as replies: on the socket, cut anywhere, and in the lane. `scripts/fuzz` takes its time; the tests replay the corpus.
 
-#[path = "../../../tests/src/mutate.rs"]
-mod mutate;
-
 use std::os::fd::AsFd;
 
 use super::block::WorkerBlock;
-use super::lane;
+use super::lane::{self, LaneReader, Need};
 use super::replies::{ReplyReader, Round};
 use crate::codec;
+use crate::mutate;
 use crate::sys::socket;
 use crate::task::entry::Fault;
 use crate::wire::from_worker::{Header, Kind, Malformed};
@@ -21,12 +19,12 @@ type Frames = Vec<(Header, Vec<u8>)>;
 /// What a reader makes of bytes that arrive in these chunks.
 fn read(page: &WorkerBlock, chunks: &[&[u8]]) -> (Frames, Result<Round, Malformed>) {
     let (ours, theirs) = socket::stream_pair().unwrap();
-    let mut reader = ReplyReader::new(page.lane(), MAX_RESULT);
+    let mut reader = ReplyReader::new(page.replies(), MAX_RESULT);
     let (mut buffer, mut frames) = (Vec::new(), Vec::new());
     let mut read = || {
-        reader.read(ours.as_fd(), &mut buffer, |header, body| {
+        reader.read(ours.as_fd(), Some(Need::Now), &mut buffer, |header, body| {
             assert_eq!(header.len, body.len() as u64, "a frame has the length that it says");
-            frames.push((header, body.into_owned()));
+            frames.push((header, body.into_vec()));
         })
     };
     for chunk in chunks {
@@ -84,22 +82,23 @@ fn any_bytes_in_the_lane_are_refused_or_frames() {
         let Some((positions, bytes)) = input.split_first_chunk::<16>() else { return };
         let [a, b] = [0, 8]
             .map(|at| u64::from_le_bytes(positions[at..at + 8].try_into().expect("eight bytes")));
-        let lane = page.lane();
+        let lane = page.replies();
         let mut copied = Vec::new();
-        for (mut read, written) in [(a, b), (a, a.wrapping_add(bytes.len() as u64)), (b, a)] {
+        for (read, written) in [(a, b), (a, a.wrapping_add(bytes.len() as u64)), (b, a)] {
             lane.scribble(written, read, bytes);
-            if lane.copy_out(&mut read, &mut copied) == Ok(true) {
-                assert!(copied.len() <= lane::LEN && read == written);
+            let mut reader = LaneReader::at(page.replies(), read);
+            if reader.copy_out(&mut copied) == Ok(true) {
+                assert!(copied.len() <= lane::LEN && !reader.has_news());
             }
         }
         // and what a reader makes of it that has read nothing yet
         lane.scribble(bytes.len() as u64, 0, bytes);
         let (ours, _theirs) = socket::stream_pair().unwrap();
         let (mut buffer, mut frames) = (Vec::new(), Vec::new());
-        let mut reader = ReplyReader::new(page.lane(), MAX_RESULT);
+        let mut reader = ReplyReader::new(page.replies(), MAX_RESULT);
         // whatever it says, it says it without a panic
-        let _ = reader.read(ours.as_fd(), &mut buffer, |header, body| {
-            frames.push((header, body.into_owned()));
+        let _ = reader.read(ours.as_fd(), Some(Need::Now), &mut buffer, |header, body| {
+            frames.push((header, body.into_vec()));
         });
         decode(&frames);
         // as it was, for the others

@@ -1,22 +1,25 @@
-//! A ring of small replies in shared memory, with one writer and one reader. A frame lies there before the worker begins its next
-//! task, so its death can't take it along; and a worker that answers quickly needs no system call for each reply: the bell, a frame on the
-//! socket, is rung for several at a time, and only if the parent has read everything that was there before.
+//! A ring of small messages in shared memory, with one writer and one reader. Two lie in each worker's block: tasks go by one, replies come by
+//! the other. What was written survives its writer, so a worker's death can't take replies along; and while both sides are awake, nobody needs a
+//! system call. A reader that sleeps *listens*: then the writer rings a bell, which is a message on another way (the channel of tasks, the socket of
+//! replies): at once if somebody waits, else when it has nothing better to do.
 //!
-//! The worker writes a frame, then moves `written`, then looks whether the parent listens for the bell. The parent says that it listens, then
-//! looks at `written` once more. In the total order of these four steps, either the parent sees the frame or the worker sees
+//! The writer writes a message, then moves `written`, then looks whether the reader listens. The reader says that it listens, then
+//! looks at `written` once more. In the total order of these four steps, either the reader sees the message or the writer sees
 //! that the bell is wanted.
 //!
-//! The parent believes nothing that lies here: it has its own record of how far it has read, checks the distance, and copies the bytes out
-//! before it looks at them.
+//! The parent believes nothing that lies here: of the replies it has its own record of how far it has read, checks the distance, and copies the bytes out
+//! before it looks at them; of the tasks it never reads anything, and a worker that lies about how far it has read harms its own tasks only.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
 
+use crate::limits::FRAME_BYTES;
 use crate::sys::memory::SharedBlock;
 use crate::wire::from_worker::Malformed;
 
 /// Bytes of the ring. A power of two.
-const RING: u64 = 64 << 10;
+const RING: u64 = 256 << 10;
 
 /// Each of the three words has a cache line (and its neighbour) of its own.
 const WRITTEN: usize = 0;
@@ -27,10 +30,10 @@ const BYTES: usize = 4096;
 /// Length of the lane in its block.
 pub(crate) const LEN: usize = BYTES + RING as usize;
 
-/// Frames larger than this go by the socket.
-const LARGEST: usize = RING as usize / 8;
+/// Messages larger than this go another way.
+const LARGEST: usize = FRAME_BYTES + 4096;
 
-/// One side's view.
+/// A ring in its block.
 #[derive(Debug)]
 pub(crate) struct Lane {
     block: Arc<SharedBlock>,
@@ -42,33 +45,13 @@ impl Lane {
         Lane { block, start }
     }
 
-    fn word(&self, offset: usize) -> &std::sync::atomic::AtomicU64 {
+    fn word(&self, offset: usize) -> &AtomicU64 {
         self.block.word(self.start + offset)
     }
 
-    /// Parent: replaces the content of `buffer` by what was written since `read`. `false`: there was nothing, and the next reply will ring
-    /// the bell.
-    pub(super) fn copy_out(&self, read: &mut u64, buffer: &mut Vec<u8>) -> Result<bool, Malformed> {
-        let mut written = self.word(WRITTEN).load(Acquire);
-        if written == *read {
-            self.word(LISTENS).store(1, SeqCst);
-            written = self.word(WRITTEN).load(SeqCst);
-            if written == *read {
-                return Ok(false);
-            }
-        }
-        let len = written.wrapping_sub(*read);
-        if len > RING {
-            return Err(Malformed);
-        }
-        buffer.clear();
-        buffer.reserve(len as usize);
-        let (offset, first) = Lane::split(*read, len);
-        self.block.read_into(self.start + BYTES + offset, first, buffer);
-        self.block.read_into(self.start + BYTES, len as usize - first, buffer);
-        *read = written;
-        self.word(READ).store(written, Release);
-        Ok(true)
+    /// Whether something was written beyond this position.
+    fn has_beyond(&self, read: u64) -> bool {
+        self.word(WRITTEN).load(Acquire) != read
     }
 
     /// Writes what only a worker that has lost its mind would: any position, and bytes anywhere in the ring.
@@ -88,7 +71,120 @@ impl Lane {
     }
 }
 
-/// The worker's side.
+/// How soon the bell is to be rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u64)]
+pub(crate) enum Need {
+    /// When the writer has nothing else to do.
+    Sometime = 1,
+    /// At once: somebody waits.
+    Now = 2,
+}
+
+/// The reader's side.
+#[derive(Debug)]
+pub(crate) struct LaneReader {
+    lane: Lane,
+    /// How far it has read: its own record.
+    read: u64,
+}
+
+impl LaneReader {
+    pub(crate) fn new(lane: Lane) -> LaneReader {
+        LaneReader { lane, read: 0 }
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(lane: Lane, read: u64) -> LaneReader {
+        LaneReader { lane, read }
+    }
+
+    /// Whether something lies there that was not read.
+    pub(crate) fn has_news(&self) -> bool {
+        self.lane.has_beyond(self.read)
+    }
+
+    /// For one who looks whether something has come since now, and does not read.
+    pub(crate) fn probe(&self) -> LaneProbe {
+        let lane = Lane::new(Arc::clone(&self.lane.block), self.lane.start);
+        LaneProbe { lane, read: self.read }
+    }
+
+    /// Replaces the content of `buffer` by what was written since the last time. `false`: there was nothing.
+    pub(crate) fn copy_out(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Malformed> {
+        let len = self.available()?;
+        if len == 0 {
+            return Ok(false);
+        }
+        buffer.clear();
+        buffer.reserve(len as usize);
+        self.take_onto(len as usize, buffer);
+        self.release();
+        Ok(true)
+    }
+
+    /// How many bytes lie there that were not read.
+    pub(super) fn available(&self) -> Result<u64, Malformed> {
+        let len = self.lane.word(WRITTEN).load(Acquire).wrapping_sub(self.read);
+        if len > RING { Err(Malformed) } else { Ok(len) }
+    }
+
+    /// Copies the next bytes out, of those that are [available](Self::available).
+    pub(super) fn take(&mut self, out: &mut [u8]) {
+        let (offset, first) = Lane::split(self.read, out.len() as u64);
+        let (one, other) = out.split_at_mut(first);
+        let bytes = self.lane.start + BYTES;
+        self.lane.block.read(bytes + offset, one);
+        self.lane.block.read(bytes, other);
+        self.read = self.read.wrapping_add(out.len() as u64);
+    }
+
+    /// Like [`take`](Self::take), into memory of its own.
+    pub(super) fn take_vec(&mut self, len: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(len);
+        self.take_onto(len, &mut out);
+        out
+    }
+
+    fn take_onto(&mut self, len: usize, out: &mut Vec<u8>) {
+        let (offset, first) = Lane::split(self.read, len as u64);
+        let bytes = self.lane.start + BYTES;
+        self.lane.block.read_into(bytes + offset, first, out);
+        self.lane.block.read_into(bytes, len - first, out);
+        self.read = self.read.wrapping_add(len as u64);
+    }
+
+    /// The writer may write where was read.
+    pub(super) fn release(&self) {
+        self.lane.word(READ).store(self.read, Release);
+    }
+
+    /// From now on the bell is to be rung. `false`: something was written before the writer could know.
+    pub(crate) fn listen(&self, need: Need) -> bool {
+        self.lane.word(LISTENS).store(need as u64, SeqCst);
+        self.lane.word(WRITTEN).load(SeqCst) == self.read
+    }
+
+    /// The reader looks by itself until it listens again. Returns whether the bell may have been rung.
+    pub(crate) fn stop_listening(&self) -> bool {
+        self.lane.word(LISTENS).swap(0, SeqCst) == 0
+    }
+}
+
+/// Tells whether something was written, of a lane that somebody else reads.
+#[derive(Debug)]
+pub(crate) struct LaneProbe {
+    lane: Lane,
+    read: u64,
+}
+
+impl LaneProbe {
+    pub(crate) fn has_news(&self) -> bool {
+        self.lane.has_beyond(self.read)
+    }
+}
+
+/// The writer's side.
 #[derive(Debug)]
 pub(crate) struct LaneWriter {
     lane: Lane,
@@ -100,15 +196,16 @@ impl LaneWriter {
         LaneWriter { lane, written: 0 }
     }
 
-    /// Puts a frame into the ring; `false` if there is no room for it.
-    pub(crate) fn publish(&mut self, frame: &[u8]) -> bool {
-        let len = frame.len() as u64;
-        let read = self.lane.word(READ).load(Acquire);
-        if frame.len() > LARGEST || self.written.wrapping_sub(read) + len > RING {
+    /// Puts a message into the ring; `false` if there is no room for it and `spare` bytes more.
+    pub(crate) fn publish(&mut self, message: &[u8], spare: u64) -> bool {
+        let len = message.len() as u64;
+        // a reader that says it has read what was not written yet has lost its mind, and the difference is huge
+        let unread = self.written.wrapping_sub(self.lane.word(READ).load(Acquire));
+        if message.len() > LARGEST || unread.saturating_add(len + spare) > RING {
             return false;
         }
         let (offset, first) = Lane::split(self.written, len);
-        let (one, other) = frame.split_at(first);
+        let (one, other) = message.split_at(first);
         let bytes = self.lane.start + BYTES;
         self.lane.block.write(bytes + offset, one);
         self.lane.block.write(bytes, other);
@@ -117,14 +214,27 @@ impl LaneWriter {
         true
     }
 
-    /// Whether the parent sleeps and must be told of what was published. Asking takes the wish away.
-    pub(crate) fn is_bell_wanted(&self) -> bool {
+    /// Up to where it has written.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether the reader has got beyond this position.
+    pub(crate) fn is_read(&self, position: u64) -> bool {
+        let read = self.lane.word(READ).load(Acquire);
+        self.written.wrapping_sub(read) < self.written.wrapping_sub(position)
+    }
+
+    /// Whether the reader sleeps.
+    #[cfg(test)]
+    pub(super) fn is_listened_to(&self) -> bool {
+        self.lane.word(LISTENS).load(SeqCst) != 0
+    }
+
+    /// Whether the reader must be told of what was published, if it needs it so soon. Asking takes the wish away.
+    pub(crate) fn is_bell_wanted(&self, need: Need) -> bool {
         let listens = self.lane.word(LISTENS);
-        let wanted = listens.load(SeqCst) != 0;
-        if wanted {
-            listens.store(0, Relaxed);
-        }
-        wanted
+        listens.load(SeqCst) >= need as u64 && listens.swap(0, SeqCst) != 0
     }
 }
 
@@ -133,60 +243,82 @@ mod tests {
     use super::*;
     use crate::transport::block::WorkerBlock;
 
-    fn pair() -> (Lane, LaneWriter) {
+    fn pair() -> (LaneReader, LaneWriter) {
         let (block, _fd) = WorkerBlock::create().unwrap();
-        (block.lane(), LaneWriter::new(block.lane()))
+        (LaneReader::new(block.replies()), LaneWriter::new(block.replies()))
     }
 
     #[test]
     fn the_bell_is_rung_once_for_many() {
-        let (parent, mut worker) = pair();
-        let (mut read, mut buffer) = (0, Vec::new());
-        assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(false));
-        assert!(worker.publish(b"one") && worker.is_bell_wanted());
-        assert!(worker.publish(b"two") && !worker.is_bell_wanted());
-        assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
+        let (mut reader, mut writer) = pair();
+        let mut buffer = Vec::new();
+        assert_eq!(reader.copy_out(&mut buffer), Ok(false));
+        assert!(reader.listen(Need::Now));
+        assert!(writer.publish(b"one", 0) && writer.is_bell_wanted(Need::Sometime));
+        assert!(writer.publish(b"two", 0) && !writer.is_bell_wanted(Need::Sometime));
+        assert_eq!(reader.copy_out(&mut buffer), Ok(true));
         assert_eq!(buffer, b"onetwo");
-        assert!(worker.publish(b"three") && !worker.is_bell_wanted(), "the parent is awake");
-        assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
-        assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(false));
-        assert!(worker.publish(b"four") && worker.is_bell_wanted());
+        assert!(
+            writer.publish(b"three", 0) && !writer.is_bell_wanted(Need::Sometime),
+            "the reader is awake"
+        );
+        assert!(!reader.listen(Need::Now), "there is something, so nobody may sleep");
+        assert!(!reader.stop_listening(), "nobody has rung");
+        assert_eq!(reader.copy_out(&mut buffer), Ok(true));
+        assert!(reader.listen(Need::Now));
+        assert!(writer.publish(b"four", 0) && writer.is_bell_wanted(Need::Sometime));
+        assert!(reader.stop_listening(), "the bell was rung");
+    }
+
+    #[test]
+    fn a_reader_without_need_is_told_when_there_is_time() {
+        let (reader, mut writer) = pair();
+        assert!(reader.listen(Need::Sometime));
+        assert!(writer.publish(b"one", 0) && !writer.is_bell_wanted(Need::Now));
+        assert!(writer.is_bell_wanted(Need::Sometime), "the wish is still there");
+        assert!(!writer.is_bell_wanted(Need::Sometime));
     }
 
     #[test]
     fn a_full_ring_takes_nothing_and_loses_nothing() {
-        let (parent, mut worker) = pair();
-        let frame = vec![7; 1000];
+        let (mut reader, mut writer) = pair();
+        let message = vec![7; 1000];
         let mut count = 0;
-        while worker.publish(&frame) {
+        while writer.publish(&message, 600) {
             count += 1;
         }
-        assert_eq!(count, RING as usize / 1000);
-        let (mut read, mut buffer) = (0, Vec::new());
-        assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
-        assert_eq!(buffer.len(), count * 1000);
-        assert!(worker.publish(&frame));
+        assert_eq!(count, RING as usize / 1000 - 1, "some is kept in reserve");
+        assert!(writer.publish(&message, 0) && !writer.publish(&message, 0));
+        let mut buffer = Vec::new();
+        assert_eq!(reader.copy_out(&mut buffer), Ok(true));
+        assert_eq!(buffer.len(), (count + 1) * 1000);
+        assert!(writer.publish(&message, 0));
     }
 
     #[test]
     fn bytes_survive_the_end_of_the_ring() {
-        let (parent, mut worker) = pair();
-        let (mut read, mut buffer) = (0, Vec::new());
+        let (mut reader, mut writer) = pair();
+        let mut buffer = Vec::new();
         // Miri is slow; this is enough to get around the ring
         for round in 0..if cfg!(miri) { 100 } else { 1000u32 } {
-            let frame: Vec<u8> = (0..797).map(|i| (i + round) as u8).collect();
-            assert!(worker.publish(&frame));
-            assert_eq!(parent.copy_out(&mut read, &mut buffer), Ok(true));
-            assert_eq!(buffer, frame);
+            let message: Vec<u8> = (0..797).map(|i| (i + round) as u8).collect();
+            let before = writer.written();
+            assert!(writer.publish(&message, 0) && !writer.is_read(before));
+            assert_eq!(reader.copy_out(&mut buffer), Ok(true));
+            assert!(buffer == message && writer.is_read(before));
         }
     }
 
     #[test]
     fn an_impossible_position_is_refused() {
-        let (parent, worker) = pair();
-        worker.lane.word(WRITTEN).store(RING + 1, SeqCst);
-        assert_eq!(parent.copy_out(&mut 0, &mut Vec::new()), Err(Malformed));
-        worker.lane.word(WRITTEN).store(u64::MAX, SeqCst);
-        assert_eq!(parent.copy_out(&mut 0, &mut Vec::new()), Err(Malformed));
+        let (mut reader, mut writer) = pair();
+        for written in [RING + 1, u64::MAX] {
+            writer.lane.word(WRITTEN).store(written, SeqCst);
+            assert_eq!(reader.copy_out(&mut Vec::new()), Err(Malformed));
+        }
+        for read in [1, 1 << 63] {
+            writer.lane.word(READ).store(read, SeqCst);
+            assert!(!writer.publish(b"to somebody out of his mind", 0));
+        }
     }
 }

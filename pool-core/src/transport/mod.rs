@@ -7,4 +7,5 @@ mod fuzz;
 pub(crate) mod lane;
 pub(crate) mod replies;
 pub(crate) mod status;
+pub(crate) mod task_queue;
 pub(crate) mod tasks;

@@ -1,12 +1,12 @@
 //! Worker → parent: frames over a stream socket, small ones by the [lane](super::lane). The parent reads without blocking, checks every length before it believes it,
 //! and holds no more memory for a worker than what has been received from it plus one read.
 
-use std::borrow::Cow;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::lane::Lane;
+use super::lane::{Lane, LaneProbe, LaneReader, Need};
 use crate::limits::{READ_BUDGET_BYTES, READ_BUFFER_BYTES};
+use crate::small_bytes::SmallBytes;
 use crate::sys::socket;
 use crate::wire::from_worker::{HEADER, Header, Malformed};
 
@@ -17,9 +17,7 @@ pub(crate) struct ReplyReader {
     partial: Vec<u8>,
     /// A frame larger than one read, whose body grows as it arrives.
     large: Option<(Header, Vec<u8>)>,
-    lane: Lane,
-    /// How far the lane has been read: the parent's own record.
-    lane_read: u64,
+    lane: LaneReader,
     max_result: u64,
 }
 
@@ -36,7 +34,8 @@ pub(crate) enum Round {
 
 impl ReplyReader {
     pub(crate) fn new(lane: Lane, max_result: u64) -> ReplyReader {
-        ReplyReader { partial: Vec::new(), large: None, lane, lane_read: 0, max_result }
+        let lane = LaneReader::new(lane);
+        ReplyReader { partial: Vec::new(), large: None, lane, max_result }
     }
 
     /// Bytes of a frame that has not arrived whole.
@@ -44,27 +43,85 @@ impl ReplyReader {
         self.partial.len() + self.large.as_ref().map_or(0, |(_, body)| body.len())
     }
 
-    /// Reads what is there on both ways. The lane is read to its end, so that the next reply rings the bell.
+    /// Reads what is there on both ways, the lane to its end.
     pub(crate) fn read(
         &mut self,
         fd: BorrowedFd<'_>,
+        bell: Option<Need>,
         buffer: &mut Vec<u8>,
-        mut take: impl FnMut(Header, Cow<'_, [u8]>),
+        mut take: impl FnMut(Header, SmallBytes),
     ) -> Result<Round, Malformed> {
         let round = self.read_stream(fd, buffer, &mut take)?;
+        let in_lane = self.read_lane(bell, take)?;
+        Ok(if in_lane == Round::Budget { in_lane } else { round })
+    }
+
+    /// Whether something lies in the lane.
+    pub(crate) fn has_news(&self) -> bool {
+        self.lane.has_news()
+    }
+
+    /// Replies in the lane ring the bell from now on. `false`: there is one already.
+    pub(crate) fn listen(&self, need: Need) -> bool {
+        self.lane.listen(need)
+    }
+
+    /// Replies ring no bell until the lane is read again: the reader looks by itself.
+    pub(crate) fn stop_listening(&self) {
+        self.lane.stop_listening();
+    }
+
+    pub(crate) fn probe(&self) -> LaneProbe {
+        self.lane.probe()
+    }
+
+    /// Reads the lane to its end. `bell` is how soon the next reply is to be told; `None`: the reader looks by itself.
+    pub(crate) fn read_lane(
+        &mut self,
+        bell: Option<Need>,
+        mut take: impl FnMut(Header, SmallBytes),
+    ) -> Result<Round, Malformed> {
         let mut budget = READ_BUDGET_BYTES;
-        while self.lane.copy_out(&mut self.lane_read, buffer)? {
-            let rest = parse(buffer, self.max_result, &mut take)?;
-            if !rest.is_empty() {
+        loop {
+            let mut available = self.lane.available()?;
+            while available > 0 {
                 // only whole frames are published
-                return Err(Malformed);
+                let len = self.take_frame(available, &mut take)?;
+                available -= len;
+                budget = budget.saturating_sub(len as usize);
             }
-            budget = budget.saturating_sub(buffer.len());
+            self.lane.release();
             if budget == 0 {
                 return Ok(Round::Budget);
             }
+            if self.lane.has_news() {
+                continue;
+            }
+            if bell.is_none_or(|need| self.lane.listen(need)) {
+                return Ok(Round::Drained);
+            }
         }
-        Ok(round)
+    }
+
+    /// Copies a frame out of the lane, the header before it is looked at; gives its length.
+    fn take_frame(
+        &mut self,
+        available: u64,
+        take: &mut impl FnMut(Header, SmallBytes),
+    ) -> Result<u64, Malformed> {
+        let mut header = [0; HEADER];
+        if available < HEADER as u64 {
+            return Err(Malformed);
+        }
+        self.lane.take(&mut header);
+        let header = Header::decode(&header, self.max_result)?;
+        if header.len > available - HEADER as u64 {
+            return Err(Malformed);
+        }
+        let len = header.len as usize;
+        let few = SmallBytes::few(len, |bytes| self.lane.take(bytes));
+        take(header, few.unwrap_or_else(|| self.lane.take_vec(len).into()));
+        Ok(HEADER as u64 + header.len)
     }
 
     /// Reads what is there on the socket, at most [`READ_BUDGET_BYTES`], and hands each complete frame to `take`. `buffer` is lent: one for
@@ -73,7 +130,7 @@ impl ReplyReader {
         &mut self,
         fd: BorrowedFd<'_>,
         buffer: &mut Vec<u8>,
-        take: &mut impl FnMut(Header, Cow<'_, [u8]>),
+        take: &mut impl FnMut(Header, SmallBytes),
     ) -> Result<Round, Malformed> {
         let mut budget = READ_BUDGET_BYTES;
         loop {
@@ -99,7 +156,7 @@ impl ReplyReader {
             };
             match self.large.take() {
                 Some((header, body)) if body.len() as u64 == header.len => {
-                    take(header, Cow::Owned(body))
+                    take(header, SmallBytes::from(body));
                 }
                 Some(unfinished) => self.large = Some(unfinished),
                 None => self.parse_stream(buffer, take)?,
@@ -119,7 +176,7 @@ impl ReplyReader {
     fn parse_stream(
         &mut self,
         bytes: &[u8],
-        take: &mut impl FnMut(Header, Cow<'_, [u8]>),
+        take: &mut impl FnMut(Header, SmallBytes),
     ) -> Result<(), Malformed> {
         let mut rest = parse(bytes, self.max_result, take)?;
         if let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
@@ -139,7 +196,7 @@ impl ReplyReader {
 fn parse<'a>(
     bytes: &'a [u8],
     max_result: u64,
-    take: &mut impl FnMut(Header, Cow<'_, [u8]>),
+    take: &mut impl FnMut(Header, SmallBytes),
 ) -> Result<&'a [u8], Malformed> {
     let mut rest = bytes;
     while let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
@@ -148,7 +205,7 @@ fn parse<'a>(
             break;
         }
         let (body, next) = body.split_at(header.len as usize);
-        take(header, Cow::Borrowed(body));
+        take(header, SmallBytes::from(body));
         rest = next;
     }
     Ok(rest)
@@ -182,7 +239,7 @@ mod tests {
 
     fn reader() -> ReplyReader {
         let (page, _fd) = crate::transport::block::WorkerBlock::create().unwrap();
-        ReplyReader::new(page.lane(), 1 << 40)
+        ReplyReader::new(page.replies(), 1 << 40)
     }
 
     /// Sends `chunks` one after the other, reading after each, then closes; returns the bodies.
@@ -190,7 +247,9 @@ mod tests {
         let (ours, theirs) = socket::stream_pair().unwrap();
         let (mut reader, mut buffer, mut bodies) = (reader(), Vec::new(), Vec::new());
         let mut read = |bodies: &mut Vec<Vec<u8>>| {
-            reader.read(ours.as_fd(), &mut buffer, |_, body| bodies.push(body.into_owned()))
+            reader.read(ours.as_fd(), Some(Need::Now), &mut buffer, |_, body| {
+                bodies.push(body.into_vec())
+            })
         };
         for chunk in chunks {
             for part in chunk.chunks(32 << 10) {
@@ -230,7 +289,8 @@ mod tests {
         let (mut reader, mut buffer) = (reader(), Vec::new());
         socket::send_all(theirs.as_fd(), &header).unwrap();
         socket::send_all(theirs.as_fd(), &[0; 1000]).unwrap();
-        let round = reader.read(ours.as_fd(), &mut buffer, |_, _| panic!("incomplete"));
+        let round =
+            reader.read(ours.as_fd(), Some(Need::Now), &mut buffer, |_, _| panic!("incomplete"));
         assert_eq!(round, Ok(Round::Drained));
         let (_, body) = reader.large.as_ref().unwrap();
         assert!(body.capacity() <= 1000 + READ_BUFFER_BYTES, "{}", body.capacity());

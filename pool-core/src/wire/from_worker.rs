@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     FinalizerFailed = 10,
     /// What the task has printed; its reply follows.
     Printed = 11,
+    /// What of its sandbox it could not apply: encoded texts, between the hello and the rest.
+    Unconfined = 12,
 }
 
 /// The fixed part of a frame.
@@ -88,6 +90,7 @@ impl Header {
             9 => Kind::Finalized,
             10 => Kind::FinalizerFailed,
             11 => Kind::Printed,
+            12 => Kind::Unconfined,
             _ => return Err(Malformed),
         };
         let len = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
@@ -95,6 +98,7 @@ impl Header {
             Kind::Done | Kind::Finalized => max_result,
             Kind::Fault
             | Kind::Printed
+            | Kind::Unconfined
             | Kind::InitFailed
             | Kind::FinalizerFailed
             | Kind::Hello => FAULT_BYTES as u64,

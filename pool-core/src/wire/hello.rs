@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::PROTOCOL_VERSION;
+use crate::sandbox::Limit;
 
 /// What a process is to be, as the first bytes on its socket say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,7 @@ pub(crate) struct ForkServerBoot {
 }
 
 /// First bytes on the reply socket, parent → worker, together with the descriptors of the task channel and the shared block
-/// (and of the shared object and the real standard output, see below).
+/// (and of the entrance of its cgroup, of the shared object and the real standard output, see below).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Boot {
     pub(crate) version: u32,
@@ -32,10 +33,16 @@ pub(crate) struct Boot {
     pub(crate) depth: u32,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
+    /// What it may take of other things.
+    pub(crate) limits: Vec<Limit>,
+    /// The length of its encoded [`Confinement`](crate::sandbox::Confinement), whose file follows that of the shared object.
+    pub(crate) sandbox: Option<u64>,
     /// The CPU that it is bound to.
     pub(crate) cpu: Option<u32>,
     pub(crate) niceness: Option<i32>,
-    /// The length of the shared object, whose file follows the first two descriptors.
+    /// The third descriptor is the entrance of its cgroup.
+    pub(crate) has_group: bool,
+    /// The length of the shared object, whose file follows these descriptors.
     pub(crate) shared: Option<u64>,
     /// The last descriptor is its standard output.
     pub(crate) has_stdout: bool,

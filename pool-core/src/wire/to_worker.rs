@@ -3,12 +3,13 @@
 //! | record | after the kind byte |
 //! |---|---|
 //! | task | slot u16, generation u32, callee i64, length u32, input |
-//! | big task | slot u16, generation u32, callee i64, length u64; the input follows in pieces |
+//! | big task | slot u16, generation u32, callee i64, length u64, u8: 1 if it is the bytes of a vector of numbers; the input follows in pieces |
 //! | piece | half of the shared area u8, length u32 |
 //! | initializer | callee i64, length u32, input |
 //! | finalizer | callee i64, length u32, input |
 //! | attached | number u32 of descriptors that travel with the next task, big task or initializer |
 //! | stop | nothing |
+//! | elsewhere | nothing; only in the lane |
 
 use crate::ids::Lease;
 use crate::task::callee::Callee;
@@ -19,7 +20,7 @@ pub(crate) enum ToWorker<'a> {
     /// Run this, unless it has been revoked.
     Task { lease: Lease, callee: Callee, input: &'a [u8] },
     /// Run this when all its pieces are there.
-    BigTask { lease: Lease, callee: Callee, len: u64 },
+    BigTask { lease: Lease, callee: Callee, len: u64, numbers: bool },
     /// The next piece of the big task's input lies in this half of the shared area.
     Piece { half: u8, len: u32 },
     /// Run this once before the first task.
@@ -30,6 +31,8 @@ pub(crate) enum ToWorker<'a> {
     Attached { count: u32 },
     /// Leave when everything before this is done.
     Stop,
+    /// The next message of the channel belongs here.
+    Elsewhere,
 }
 
 const TASK: u8 = 1;
@@ -39,6 +42,7 @@ const INITIALIZE: u8 = 4;
 const STOP: u8 = 5;
 const FINALIZE: u8 = 6;
 const ATTACHED: u8 = 7;
+const ELSEWHERE: u8 = 8;
 
 /// Appends a record to a message.
 pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
@@ -50,11 +54,12 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&callee.0.to_le_bytes());
             push_bytes(input, out);
         }
-        ToWorker::BigTask { lease, callee, len } => {
+        ToWorker::BigTask { lease, callee, len, numbers } => {
             out.push(BIG_TASK);
             push_lease(lease, out);
             out.extend_from_slice(&callee.0.to_le_bytes());
             out.extend_from_slice(&len.to_le_bytes());
+            out.push(u8::from(numbers));
         }
         ToWorker::Piece { half, len } => {
             out.extend_from_slice(&[PIECE, half]);
@@ -75,6 +80,7 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&count.to_le_bytes());
         }
         ToWorker::Stop => out.push(STOP),
+        ToWorker::Elsewhere => out.push(ELSEWHERE),
     }
 }
 
@@ -104,7 +110,9 @@ impl<'a> Iterator for Records<'a> {
             }
             BIG_TASK => {
                 let (lease, callee) = (take_lease(&mut rest)?, take_callee(&mut rest)?);
-                ToWorker::BigTask { lease, callee, len: u64::from_le_bytes(take(&mut rest)?) }
+                let len = u64::from_le_bytes(take(&mut rest)?);
+                let [numbers] = take(&mut rest)?;
+                ToWorker::BigTask { lease, callee, len, numbers: numbers != 0 }
             }
             PIECE => {
                 let [half] = take(&mut rest)?;
@@ -120,6 +128,7 @@ impl<'a> Iterator for Records<'a> {
             }
             ATTACHED => ToWorker::Attached { count: u32::from_le_bytes(take(&mut rest)?) },
             STOP => ToWorker::Stop,
+            ELSEWHERE => ToWorker::Elsewhere,
             _ => return None,
         };
         self.0 = rest;
@@ -160,9 +169,15 @@ mod tests {
             ToWorker::Initialize { callee: Callee(-1), input: b"i" },
             ToWorker::Attached { count: 300 },
             ToWorker::Task { lease: LEASE, callee: Callee(-300), input: b"abc" },
-            ToWorker::BigTask { lease: LEASE, callee: Callee::BY_NAME, len: 1 << 40 },
+            ToWorker::BigTask {
+                lease: LEASE,
+                callee: Callee::BY_NAME,
+                len: 1 << 40,
+                numbers: true,
+            },
             ToWorker::Piece { half: 1, len: 9 },
             ToWorker::Finalize { callee: Callee(5), input: b"" },
+            ToWorker::Elsewhere,
             ToWorker::Stop,
         ]
     }
@@ -175,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_looks_like_this() {
+    fn a_task_looks_like_this() {
         let mut bytes = Vec::new();
         push(&ToWorker::Task { lease: LEASE, callee: Callee(-2), input: b"ab" }, &mut bytes);
         let expected = [

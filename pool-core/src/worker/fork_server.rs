@@ -16,7 +16,7 @@ use crate::sys::fork::{self, ChildSignals, Side};
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::wait_any_readable;
 use crate::sys::signal::{GroupSignal, send_to_child};
-use crate::sys::{capture, process, socket};
+use crate::sys::{capture, failpoint, process, socket};
 use crate::task::callee::Callee;
 use crate::task::entry::Output;
 use crate::task::job::caught;
@@ -157,6 +157,7 @@ impl ForkServer {
     fn tell_ends(&mut self) -> io::Result<bool> {
         for (&pid, worker) in self.workers.iter_mut().filter(|(_, w)| w.ended && !w.told) {
             if let Some(cause) = fork::ended(pid) {
+                failpoint::at("forks.ended");
                 match socket::send_now(self.ends.as_fd(), &encode_end(pid, cause)) {
                     Ok(()) => (worker.told, self.has_adopted) = (true, true),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
@@ -202,7 +203,8 @@ impl ForkServer {
 
     /// Calls the preload function. Only threads can't be copied, so it must have left none.
     fn preload(&self, callee: Callee, input: &[u8]) -> Result<(), String> {
-        let mut output = Output { bytes: &mut Vec::new(), limit: u64::MAX };
+        let mut bytes = Vec::new();
+        let mut output = Output::new(&mut bytes, u64::MAX);
         let called = caught(|| callee.entry()(input, &mut output));
         // what it has printed is printed once, not by each worker
         let _ = io::stdout().flush();
@@ -226,11 +228,13 @@ impl ForkServer {
             return Err(super::sys_error("a worker's socket is missing"));
         };
         let server = std::process::id();
+        failpoint::at("forks.fork");
         process::disarm_parent_death()?;
         match fork::fork() {
             Ok(Side::Parent(pid)) => {
                 // both sides do it, so that it is done whoever comes first
                 fork::lead_group(pid);
+                failpoint::at("forks.forked");
                 let answer = match PidFd::open(pid) {
                     Ok(pidfd) => {
                         self.workers.insert(pid, Worker { pidfd, ended: false, told: false });
@@ -247,6 +251,7 @@ impl ForkServer {
                 Ok(Turn::Next)
             }
             Ok(Side::Child) => {
+                failpoint::at("forks.child");
                 fork::lead_group(0);
                 for (number, has) in [(1, has_stdout), (2, has_stderr)] {
                     match has.then(|| fds.next()).flatten() {

@@ -8,7 +8,7 @@ use super::outbox::{Next, Outbox};
 use super::printed::Capture;
 use crate::attach;
 use crate::ids::Lease;
-use crate::sys::clock;
+use crate::sys::{clock, failpoint, memory};
 use crate::task::Registry;
 use crate::task::callee::Callee;
 use crate::task::entry::{Fault, Output};
@@ -16,14 +16,14 @@ use crate::trace;
 use crate::transport::attachments;
 use crate::transport::block::WorkerBlock;
 use crate::transport::status::StatusPage;
-use crate::transport::tasks::TaskReceiver;
+use crate::transport::task_queue::TaskQueueReader;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::to_worker::{Records, ToWorker};
 
 /// Where tasks come from, and where their state is kept.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    tasks: TaskReceiver,
+    tasks: TaskQueueReader,
     block: WorkerBlock,
     page: StatusPage,
     printed: Capture,
@@ -43,6 +43,8 @@ struct Incoming {
     arrived: u64,
     /// `None`: there is no memory for it.
     input: Option<Vec<u8>>,
+    /// It is the bytes of a vector of numbers.
+    numbers: bool,
     attached: Vec<Option<OwnedFd>>,
 }
 
@@ -64,26 +66,49 @@ impl From<io::Error> for End {
 }
 
 impl Inbox {
-    pub(super) fn new(tasks: TaskReceiver, block: WorkerBlock, printed: Capture) -> Inbox {
+    pub(super) fn new(tasks: TaskQueueReader, block: WorkerBlock, printed: Capture) -> Inbox {
         let (kept, attached) = (Vec::new(), Vec::new());
         Inbox { tasks, page: block.status(), block, printed, incoming: None, kept, attached }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
     pub(super) fn serve(mut self, mut outbox: Outbox, registry: &Registry) -> End {
-        while let Some(message) = self.tasks.receive() {
-            let mut records = Records(&message);
-            while let Some(record) = records.next() {
-                let next = if records.0.is_empty() { Next::Nothing } else { Next::Something };
-                if let Err(end) = self.handle(record, next, &mut outbox, registry) {
-                    return end;
-                }
+        let mut message = Vec::new();
+        loop {
+            if !self.tasks.look(&mut message)
+                && (outbox.tell().is_err() || !self.tasks.receive(&mut message))
+            {
+                return End::Orphaned;
             }
-            if outbox.tell().is_err() {
-                break;
+            failpoint::at("worker.received");
+            if let Err(end) = self.handle_all(&message, &mut outbox, registry) {
+                return end;
             }
+            if !self.tasks.has_more() && outbox.tell_who_waits().is_err() {
+                return End::Orphaned;
+            }
+            failpoint::at("worker.told");
         }
-        End::Orphaned
+    }
+
+    fn handle_all(
+        &mut self,
+        message: &[u8],
+        outbox: &mut Outbox,
+        registry: &Registry,
+    ) -> Result<(), End> {
+        let mut records = Records(message);
+        while let Some(record) = records.next() {
+            if record == ToWorker::Elsewhere {
+                let message = self.tasks.elsewhere().ok_or(End::Orphaned)?;
+                self.handle_all(&message, outbox, registry)?;
+                continue;
+            }
+            let is_last = records.0.is_empty() && !self.tasks.has_more();
+            let next = if is_last { Next::Nothing } else { Next::Something };
+            self.handle(record, next, outbox, registry)?;
+        }
+        Ok(())
     }
 
     fn handle(
@@ -102,12 +127,15 @@ impl Inbox {
                 attach::hand_over(std::mem::take(&mut self.attached));
                 self.execute(lease, next, outbox, |out| call(callee, input, out, registry))?;
             }
-            ToWorker::BigTask { lease, callee, len } => {
+            ToWorker::BigTask { lease, callee, len, numbers } => {
                 let mut input = Vec::new();
                 let reserved = input.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX));
+                memory::take_huge_pages(&mut input);
                 let input = reserved.is_ok().then_some(input);
                 let attached = std::mem::take(&mut self.attached);
-                self.incoming = Some(Incoming { lease, callee, len, arrived: 0, input, attached });
+                let arrived = 0;
+                self.incoming =
+                    Some(Incoming { lease, callee, len, arrived, input, numbers, attached });
             }
             ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
             ToWorker::Initialize { callee, input } => {
@@ -123,9 +151,12 @@ impl Inbox {
                 outbox.end_by_socket(Header::new(kind))?;
             }
             ToWorker::Stop => {
+                failpoint::at("worker.stop");
                 outbox.tell()?;
                 return Err(End::Stop);
             }
+            // a pointer is followed where it is read
+            ToWorker::Elsewhere => {}
         }
         Ok(())
     }
@@ -146,13 +177,18 @@ impl Inbox {
         if incoming.arrived < incoming.len {
             return Ok(());
         }
-        let Some(Incoming { lease, callee, len, input, attached, .. }) = self.incoming.take()
+        let Some(Incoming { lease, callee, len, input, numbers, attached, .. }) =
+            self.incoming.take()
         else {
             return Ok(());
         };
         attach::hand_over(attached);
-        self.execute(lease, Next::Nothing, outbox, |out| match &input {
-            Some(input) => call(callee, input, out, registry),
+        self.execute(lease, Next::Nothing, outbox, |out| match input {
+            Some(input) if numbers => {
+                out.numbers = Some(input);
+                call(callee, &[], out, registry)
+            }
+            Some(input) => call(callee, &input, out, registry),
             None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
         })
     }
@@ -166,23 +202,28 @@ impl Inbox {
         function: impl FnOnce(&mut Output<'_>) -> Result<(), Fault>,
     ) -> Result<(), End> {
         let started = clock::now_ns();
+        failpoint::at("worker.start");
         if !self.page.start(lease, started) {
             attach::hand_over(Vec::new());
             return Ok(());
         }
+        failpoint::at("worker.started");
         context::set_current(Some(lease));
         let kind = trace::in_task(|| outbox.capture(function));
         context::set_current(None);
         let now = clock::now_ns();
+        failpoint::at("worker.called");
         if !self.page.finish(lease) {
             // too late: the parent kills this process because of this task, and nothing else may be begun
             return Err(End::Condemned);
         }
+        failpoint::at("worker.finished");
         let header = Header { lease, elapsed_ns: now - started, ..Header::new(kind) };
         match self.printed.take() {
             None => outbox.end(header, now, next)?,
             Some(output) => outbox.end_with(header, &output)?,
         }
+        failpoint::at("worker.replied");
         Ok(())
     }
 }
@@ -198,6 +239,7 @@ fn call(
 
 /// Runs the initializer. Its result is dropped; its failure ends the worker.
 fn initialize(callee: Callee, input: &[u8], outbox: &mut Outbox) -> Result<(), End> {
+    failpoint::at("worker.initialize");
     if input.is_empty() && callee == Callee::BY_NAME {
         outbox.send(Header::new(Kind::Ready), |_| Ok(()))?;
         return Ok(());

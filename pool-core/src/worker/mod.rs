@@ -32,9 +32,11 @@ use outbox::Outbox;
 
 use crate::boot::{self, Family, Role, Summons};
 use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
-use crate::sys::{process, signal, socket};
+use crate::sandbox::Confinement;
+use crate::sys::{failpoint, process, signal, socket};
 use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
+use crate::transport::task_queue::TaskQueueReader;
 use crate::transport::tasks::TaskReceiver;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::{Boot, Hello, Summoned};
@@ -49,6 +51,7 @@ const EXIT_CONDEMNED: i32 = 102;
 pub(crate) fn run(summons: &Summons, entry: boot::Entry, registry: Registry) -> ! {
     let end = begin(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
     context::leave();
+    failpoint::at("worker.leave");
     leave(match end {
         Ok(End::Stop | End::Orphaned) => 0,
         Ok(End::Condemned) => EXIT_CONDEMNED,
@@ -70,6 +73,7 @@ fn leave(code: i32) -> ! {
 }
 
 fn begin(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbox)> {
+    failpoint::at("worker.begin");
     process::close_inherited()?;
     signal::restore_defaults();
     let stream = process::take_stdin()?;
@@ -100,6 +104,7 @@ fn prepare(
     family: u32,
     entry: boot::Entry,
 ) -> std::io::Result<(Inbox, Outbox)> {
+    failpoint::at("worker.booted");
     if boot.kin.daemon {
         process::arm_parent_death()?;
         if process::parent() != parent && process::parent() != 0 {
@@ -111,10 +116,18 @@ fn prepare(
     let mut fds = fds.into_iter();
     let tasks = fds.next().ok_or_else(missing)?;
     let page = fds.next().ok_or_else(missing)?;
+    if boot.has_group {
+        // first of all: what it needs from here on counts there
+        sys::cgroup::enter(fds.next().ok_or_else(missing)?)?;
+    }
     if let Some(len) = boot.shared {
         let content = sys::memory::read_sealed(fds.next().ok_or_else(missing)?, len)?;
         context::set_shared(context::SharedObject::Encoded(Arc::new(content)));
     }
+    let sandbox = match boot.sandbox {
+        Some(len) => Some(read_plan(fds.next().ok_or_else(missing)?, len)?),
+        None => None,
+    };
     if boot.has_stdout {
         process::put(&fds.next().ok_or_else(missing)?, 1)?;
     }
@@ -130,15 +143,19 @@ fn prepare(
     if let Some(bytes) = boot.memory_limit {
         process::limit_memory(bytes)?;
     }
+    for &limit in &boot.limits {
+        sys::sandbox::limit(limit)?;
+    }
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
     let block = WorkerBlock::map(page.as_fd())?;
     if let Some(seat) = boot.seat {
         context::enter(seat, block.status());
     }
-    let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.lane()), boot.max_result);
+    let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.replies()), boot.max_result);
     let image = process::image_id()?;
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
+    failpoint::at("worker.hello");
     let said = outbox.send(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
     });
@@ -150,8 +167,34 @@ fn prepare(
         // the parent reads why in the hello; a task that it has sent means nothing here
         leave(EXIT_BOOT_FAILED);
     }
+    failpoint::at("worker.greeted");
+    if let Some(plan) = sandbox {
+        confine(&plan, &mut outbox)?;
+    }
     boot::set_family(Family { kin: boot.kin, parent: family });
-    Ok((Inbox::new(TaskReceiver::adopt(&tasks)?, block, printed), outbox))
+    let lane = boot.fast_lane.then(|| block.tasks());
+    let tasks = TaskQueueReader::new(TaskReceiver::adopt(&tasks)?, lane);
+    Ok((Inbox::new(tasks, block, printed), outbox))
+}
+
+fn read_plan(file: OwnedFd, len: u64) -> std::io::Result<Confinement> {
+    codec::decode(&sys::memory::read_sealed(file, len)?).map_err(std::io::Error::other)
+}
+
+/// Before any code of the user's: from here on, this process can do what the plan leaves it.
+fn confine(plan: &Confinement, outbox: &mut Outbox) -> std::io::Result<()> {
+    let gaps = sys::sandbox::confine(plan);
+    if gaps.is_empty() {
+        return Ok(());
+    }
+    outbox.send(Header::new(Kind::Unconfined), |body| {
+        codec::encode(&gaps, body, u64::MAX).map_err(|_| sys_error("gaps"))
+    })?;
+    if plan.required {
+        // the parent has been told why
+        leave(EXIT_BOOT_FAILED);
+    }
+    Ok(())
 }
 
 fn receive_boot(stream: &OwnedFd) -> std::io::Result<(Summoned, Vec<OwnedFd>)> {

@@ -9,7 +9,7 @@ use crate::output::TaskOutput;
 use crate::sys::socket;
 use crate::task::entry::{Fault, Output};
 use crate::task::job::caught;
-use crate::transport::lane::{Lane, LaneWriter};
+use crate::transport::lane::{Lane, LaneWriter, Need};
 use crate::wire::from_worker::{HEADER, Header, Kind};
 
 /// Whether the parent has sent more to do with the same message.
@@ -26,8 +26,8 @@ pub(super) struct Outbox {
     /// `None`: all goes by the socket.
     lane: Option<LaneWriter>,
     frame: Vec<u8>,
-    /// When the first reply was put into the lane that the parent was not told of.
-    untold_since: Option<u64>,
+    /// When and where the first reply was put into the lane that the parent was not told of.
+    untold: Option<(u64, u64)>,
     max_result: u64,
 }
 
@@ -37,7 +37,7 @@ impl Outbox {
             stream,
             lane: lane.map(LaneWriter::new),
             frame: Vec::new(),
-            untold_since: None,
+            untold: None,
             max_result,
         }
     }
@@ -66,7 +66,7 @@ impl Outbox {
     ) -> Kind {
         self.begin();
         let limit = self.max_result.saturating_add(HEADER as u64);
-        let mut output = Output { bytes: &mut self.frame, limit };
+        let mut output = Output::new(&mut self.frame, limit);
         let outcome = caught(|| function(&mut output));
         let Err(fault) = outcome else { return Kind::Done };
         self.frame.truncate(HEADER);
@@ -85,21 +85,42 @@ impl Outbox {
     pub(super) fn end(&mut self, header: Header, now_ns: u64, next: Next) -> io::Result<()> {
         self.put_header(header);
         let Some(lane) = &mut self.lane else { return self.send_frame() };
-        if next == Next::Nothing && self.untold_since.is_none() && lane.is_bell_wanted() {
+        if next == Next::Nothing && self.untold.is_none() && lane.is_bell_wanted(Need::Now) {
             // it would need the bell at once: then it can as well go itself, which is quicker
             return self.send_frame();
         }
-        if !lane.publish(&self.frame) {
+        let position = lane.written();
+        if !lane.publish(&self.frame, 0) {
             return self.send_frame();
         }
-        let since = *self.untold_since.get_or_insert(now_ns);
-        if now_ns - since >= TELL_NS { self.tell() } else { Ok(()) }
+        let (since, first) = *self.untold.get_or_insert((now_ns, position));
+        if now_ns - since < TELL_NS {
+            return Ok(());
+        }
+        if lane.is_read(first) {
+            // the parent looks without being told
+            self.untold = Some((now_ns, position));
+            return Ok(());
+        }
+        self.tell()
     }
 
-    /// Tells the parent of what lies in the lane. To be called when nothing else is to be done.
+    /// Tells the parent of what lies in the lane. To be called before this process sleeps.
     pub(super) fn tell(&mut self) -> io::Result<()> {
-        let told = self.untold_since.take().is_none();
-        if !told && self.lane.as_ref().is_some_and(LaneWriter::is_bell_wanted) {
+        self.tell_if(Need::Sometime)?;
+        self.untold = None;
+        Ok(())
+    }
+
+    /// Tells the parent of what lies in the lane if somebody waits there. To be called when nothing else is to be done.
+    pub(super) fn tell_who_waits(&mut self) -> io::Result<()> {
+        self.tell_if(Need::Now)
+    }
+
+    fn tell_if(&mut self, need: Need) -> io::Result<()> {
+        let wanted = |lane: &LaneWriter| lane.is_bell_wanted(need);
+        if self.untold.is_some() && self.lane.as_ref().is_some_and(wanted) {
+            self.untold = None;
             socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())?;
         }
         Ok(())

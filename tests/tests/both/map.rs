@@ -225,15 +225,28 @@ fn c1_62_two_maps_at_once_are_both_right(backend: Backend) {
     assert_eq!(one.get().unwrap(), squares(0..5_000));
 }
 
+fn odd_ones(x: u64) -> anyhow::Result<u64> {
+    anyhow::ensure!(x % 2 == 1, "{x} is even");
+    Ok(x)
+}
+
 fn c2_71_a_map_handle_waits_and_tells(backend: Backend) {
     let case = Case::new();
     let gate = Gate::new();
     let pool = backend.pool(&case, 2);
-    let mapped = pool.task(wait_at).chunk_size(1).map_async((0..4).map(|_| gate.path())).unwrap();
+    let inputs = (0..4).map(|_| gate.path());
+    let mut mapped = pool.task(wait_at).chunk_size(1).map_async(inputs).unwrap();
     gate.await_arrivals(2);
-    assert!(!mapped.ready() && !mapped.wait_timeout(Duration::from_millis(5)));
+    assert!(
+        !mapped.successful() && !mapped.ready() && !mapped.wait_timeout(Duration::from_millis(5))
+    );
     gate.let_pass(4);
     mapped.wait();
     assert!(mapped.ready() && mapped.wait_timeout(Duration::ZERO));
+    assert!(mapped.successful());
     assert_eq!(mapped.get().unwrap().len(), 4);
+    let mut failing = pool.task(odd_ones).chunk_size(3).map_async(0..9u64).unwrap();
+    failing.wait();
+    assert!(failing.ready() && !failing.successful());
+    assert_eq!(failing.get_each().into_iter().filter(Result::is_ok).count(), 4, "nothing is lost");
 }

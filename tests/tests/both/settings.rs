@@ -100,4 +100,11 @@ fn c5_175_dummy_has_the_names_over_threads() {
     let error = Pool::builder().processes(1).memory_limit(1 << 30).build().unwrap_err();
     assert!(matches!(error, PoolError::Config(_)), "{error}");
     assert!(matches!(Pool::new(0), Err(PoolError::Config(_))));
+    // the rest of the module has its names as well
+    let put = |queue: dummy::Queue<u32>, lock: dummy::Lock| {
+        lock.lock().is_ok() && queue.put(std::process::id()).is_ok()
+    };
+    let (queue, lock) = (dummy::Queue::bounded(1).unwrap(), dummy::Lock::new().unwrap());
+    let process = dummy::Process::spawn(put, (queue.clone(), lock)).unwrap();
+    assert_eq!((process.join(), queue.get().unwrap()), (Ok(true), std::process::id()));
 }

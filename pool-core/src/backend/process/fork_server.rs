@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long it may take to end what the pool has left behind, and itself.
 const LEAVE: Duration = Duration::from_secs(3);
 
-/// How often the end of a worker that is known to have ended is waited for, 10 ms each time.
-const PATIENCE: u32 = 100;
+/// How long it may take to tell the end of a worker that is known to have ended: it tells at once, unless it is stopped.
+const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// A fork server that has been started. Dropping it ends it, and all that is left of its workers.
 #[derive(Debug)]
@@ -119,6 +119,11 @@ impl ForkServer {
         Err(NoServer::Failed(format!("the fork server {cause}")))
     }
 
+    /// Where it tells how its workers end.
+    pub(crate) fn ends(&self) -> &Arc<WorkerEnds> {
+        &self.ends
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         wait_any_readable(&[self.pidfd.as_fd()], Some(0)).is_ok_and(|ready| !ready[0])
     }
@@ -190,6 +195,13 @@ fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+impl AsFd for WorkerEnds {
+    /// Readable when the fork server has told something that was not taken in, or is gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// How the workers of a fork server have ended, as far as it was told.
 #[derive(Debug)]
 pub(crate) struct WorkerEnds {
@@ -200,22 +212,18 @@ pub(crate) struct WorkerEnds {
 #[derive(Debug, Default)]
 struct Ends {
     told: HashMap<u32, ExitCause>,
-    /// How often one was asked for that was not told.
-    missed: HashMap<u32, u32>,
+    /// Since when ends are asked for that were not told.
+    missed: HashMap<u32, u64>,
     unwanted: HashSet<u32>,
     closed: bool,
 }
 
 impl WorkerEnds {
-    /// How this worker, whose pidfd tells that it has ended, has ended; `None`: ask again. What the fork server does not tell in time is not known.
-    pub(crate) fn take(&self, pid: u32) -> Option<ExitCause> {
+    /// How this worker, whose pidfd tells that it has ended, has ended; `None`: ask again when something was [heard](Self::listen), or some time later. What the fork server does not tell in
+    /// time is not known. Never waits.
+    pub(crate) fn take(&self, pid: u32, now: u64) -> Option<ExitCause> {
         let mut state = lock(&self.state);
         self.read(&mut state);
-        if !state.told.contains_key(&pid) && !state.closed {
-            // it tells at once, so this is a matter of microseconds
-            let _ = wait_any_readable(&[self.socket.as_fd()], Some(10_000_000));
-            self.read(&mut state);
-        }
         if let Some(cause) = state.told.remove(&pid) {
             state.missed.remove(&pid);
             // it need not stay a zombie any more; a fork server that is gone has reaped it
@@ -223,9 +231,17 @@ impl WorkerEnds {
             return Some(cause);
         }
         let closed = state.closed;
-        let missed = state.missed.entry(pid).or_default();
-        *missed += 1;
-        (closed || *missed > PATIENCE).then_some(ExitCause::Unknown)
+        let since = *state.missed.entry(pid).or_insert(now);
+        if closed || now.saturating_sub(since) > PATIENCE_NS {
+            state.missed.remove(&pid);
+            return Some(ExitCause::Unknown);
+        }
+        None
+    }
+
+    /// Takes in what was told. `false`: no more will come.
+    pub(crate) fn listen(&self) -> bool {
+        !self.is_closed()
     }
 
     /// Nobody is going to ask for this worker's end: it need not stay a zombie.

@@ -7,20 +7,25 @@ use std::sync::Arc;
 use super::fork_server::WorkerEnds;
 use super::spawner::{Printed, Sink};
 use crate::attach::Attachments;
+use crate::codec::Lent;
 use crate::error::ExitCause;
 use crate::ids::Lease;
 use crate::limits::{PIECE_BYTES, TEXT_BYTES};
 use crate::output::TaskOutput;
 use crate::sys::capture;
+use crate::sys::cgroup::{Group, Place};
+use crate::sys::clock;
 use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{GroupSignal, send_to_group};
 use crate::sys::socket::Stream;
 use crate::task::callee::Callee;
 use crate::transport::attachments;
 use crate::transport::block::WorkerBlock;
+use crate::transport::lane::Need;
 use crate::transport::replies::ReplyReader;
 use crate::transport::status::StatusPage;
-use crate::transport::tasks::{TaskSender, Unsent};
+use crate::transport::task_queue::TaskQueueWriter;
+use crate::transport::tasks::Unsent;
 use crate::wire::to_worker::{self, ToWorker};
 
 /// A process that has been started, with everything that connects it to the pool.
@@ -32,8 +37,9 @@ pub(crate) struct Started {
     /// Where its fork server tells its end, if it has one.
     pub(crate) ends: Option<Arc<WorkerEnds>>,
     pub(crate) stream: OwnedFd,
-    pub(crate) sender: TaskSender,
+    pub(crate) sender: TaskQueueWriter,
     pub(crate) block: WorkerBlock,
+    pub(crate) group: Option<Group>,
     /// Standard output and standard error.
     pub(crate) sinks: [Sink; 2],
 }
@@ -56,7 +62,8 @@ pub(crate) enum Reading {
     Watched,
     /// A thread that waits for one of them.
     Attended,
-    /// Nobody: it has no tasks, and the next one may be waited for by a thread again. Spares calls back to back from telling the kernel each time.
+    /// Nobody: it has no tasks, and the next one may be waited for by a thread again, which then looks by itself: replies in the lane ring no bell. Spares
+    /// calls back to back from telling the kernel each time.
     Parked,
     /// Nobody: the stream has ended.
     Ended,
@@ -85,6 +92,10 @@ pub(crate) struct ProcessLink {
     pub(crate) reader: ReplyReader,
     pub(crate) stage: Stage,
     pub(crate) reading: Reading,
+    /// Threads that look into the lane again and again: replies ring no bell meanwhile.
+    pub(crate) onlookers: u32,
+    /// Somebody sleeps until a task that it has, or had, is done. Until it has none.
+    pub(crate) awaited: bool,
     /// It was asked for the result of the finalizer, and has not told it.
     pub(crate) finalizing: bool,
     /// When its memory is looked at next.
@@ -95,12 +106,16 @@ pub(crate) struct ProcessLink {
     pub(crate) killed: bool,
     /// The files of standard output and standard error, if they are captured.
     captured: [Option<OwnedFd>; 2],
+    /// Its own cgroup, if it has one.
+    pub(crate) group: Option<Group>,
+    /// The cgroup in which its memory is counted otherwise; `None` if that is not known.
+    pub(crate) home: Option<Place>,
     /// Where it stands still, if it does.
     pub(crate) still: Option<Still>,
     /// Set when it is gone.
     pub(crate) cause: Option<ExitCause>,
     block: WorkerBlock,
-    sender: TaskSender,
+    sender: TaskQueueWriter,
     /// The message that is being put together.
     message: Vec<u8>,
     /// What travels with it.
@@ -116,9 +131,25 @@ pub(crate) struct ProcessLink {
 struct Transfer {
     lease: Lease,
     callee: Callee,
-    input: Arc<Vec<u8>>,
+    input: BigInput,
     attachments: Attachments,
     sent: usize,
+}
+
+/// What is passed in pieces.
+#[derive(Clone, Debug)]
+pub(crate) enum BigInput {
+    Encoded(Arc<Vec<u8>>),
+    Numbers(Lent),
+}
+
+impl BigInput {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            BigInput::Encoded(bytes) => bytes,
+            BigInput::Numbers(numbers) => numbers.bytes(),
+        }
+    }
 }
 
 impl ProcessLink {
@@ -142,16 +173,20 @@ impl ProcessLink {
             pidfd: started.pidfd,
             ends: started.ends,
             stream: Arc::new(Stream(started.stream)),
-            reader: ReplyReader::new(started.block.lane(), max_result),
+            reader: ReplyReader::new(started.block.replies(), max_result),
             page: started.block.status(),
             block: started.block,
             stage: Stage::Started,
             reading: Reading::Watched,
+            onlookers: 0,
+            awaited: false,
             finalizing: false,
             next_memory_check: 0,
             violated: false,
             killed: false,
             captured,
+            home: started.group.is_none().then(Place::own).flatten(),
+            group: started.group,
             still: None,
             cause: None,
             sender: started.sender,
@@ -207,7 +242,7 @@ impl ProcessLink {
         &mut self,
         lease: Lease,
         callee: Callee,
-        input: Arc<Vec<u8>>,
+        input: BigInput,
         attachments: &Attachments,
     ) {
         let attachments = attachments.clone();
@@ -241,18 +276,19 @@ impl ProcessLink {
             && let Some(transfer) = self.transfers.front_mut()
         {
             let Transfer { lease, callee, .. } = *transfer;
-            let len = transfer.input.len();
+            let len = transfer.input.bytes().len();
             if transfer.sent == 0 {
                 let count = transfer.attachments.objects().len() as u32;
                 if count > 0 {
                     to_worker::push(&ToWorker::Attached { count }, &mut self.message);
                     self.attachments.push(transfer.attachments.clone());
                 }
-                let record = ToWorker::BigTask { lease, callee, len: len as u64 };
+                let numbers = matches!(transfer.input, BigInput::Numbers(_));
+                let record = ToWorker::BigTask { lease, callee, len: len as u64, numbers };
                 to_worker::push(&record, &mut self.message);
             }
             let end = len.min(transfer.sent + PIECE_BYTES);
-            let piece = &transfer.input[transfer.sent..end];
+            let piece = &transfer.input.bytes()[transfer.sent..end];
             self.block.put_piece(self.next_half, piece);
             let record = ToWorker::Piece { half: self.next_half, len: piece.len() as u32 };
             to_worker::push(&record, &mut self.message);
@@ -286,11 +322,22 @@ impl ProcessLink {
         }
     }
 
+    /// How soon replies in the lane are to be told by the bell; `None`: somebody looks by himself, or nobody wants to know.
+    pub(crate) fn bell(&self) -> Option<Need> {
+        if self.onlookers > 0 || self.reading == Reading::Parked {
+            return None;
+        }
+        let urgent = self.awaited || self.reading == Reading::Attended;
+        Some(if urgent { Need::Now } else { Need::Sometime })
+    }
+
     /// Collects how the process has ended, which its pidfd has told; `None`: not yet.
-    pub(crate) fn try_reap(&self) -> Option<ExitCause> {
+    pub(crate) fn try_reap(&mut self) -> Option<ExitCause> {
+        // which a zombie can still be asked
+        self.home = self.home.take().and_then(|home| home.at_the_end(self.pid));
         match &self.ends {
             None => self.pidfd.try_reap(),
-            Some(ends) => ends.take(self.pid),
+            Some(ends) => ends.take(self.pid, clock::now_ns()),
         }
     }
 
@@ -299,9 +346,14 @@ impl ProcessLink {
         if self.cause.is_some() {
             return;
         }
+        if let Some(group) = self.group.as_ref().filter(|_| signal == GroupSignal::Kill) {
+            group.kill();
+        }
         if self.ends.as_ref().is_some_and(|ends| ends.is_closed()) {
             // its fork server is gone, and did not keep its number for it: only the descriptor is sure to mean it
-            let _ = self.pidfd.kill();
+            if matches!(signal, GroupSignal::Terminate | GroupSignal::Kill) {
+                let _ = self.pidfd.kill();
+            }
             return;
         }
         // an empty group, or one that the worker has left, can't be signalled, and need not be

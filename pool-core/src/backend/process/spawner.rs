@@ -16,9 +16,11 @@ use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
 use crate::limits::{BOOT_BYTES, PROTOCOL_VERSION};
 use crate::output::Output;
+use crate::sys::cgroup::{Delegated, Group};
 use crate::sys::{self, capture, pidfd::PidFd, socket};
 use crate::transport::block::WorkerBlock;
-use crate::transport::tasks::{self, TaskSender};
+use crate::transport::task_queue::TaskQueueWriter;
+use crate::transport::tasks;
 use crate::wire::hello::{Boot, ForkServerBoot, Kin, Summoned};
 
 /// How worker processes come to be.
@@ -90,11 +92,16 @@ pub(crate) struct Recipe {
     pub(crate) stderr: Output,
     pub(crate) max_result: u64,
     pub(crate) memory_limit: Option<u64>,
-    /// Small replies go by shared memory.
+    /// Where each gets a cgroup of its own.
+    pub(crate) groups: Option<Arc<Delegated>>,
+    /// Small tasks and replies go by shared memory.
     pub(crate) fast_lane: bool,
     /// Worker `i` is bound to number `i` of these, again and again.
     pub(crate) cpus: Vec<u32>,
     pub(crate) niceness: Option<i32>,
+    pub(crate) limits: Vec<crate::sandbox::Limit>,
+    /// The file of what the worker may do, and its length.
+    pub(crate) sandbox: Option<(Arc<OwnedFd>, u64)>,
     /// The file of the shared object, and its length.
     pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
     /// `None` for a worker of a pool.
@@ -142,14 +149,18 @@ impl Recipe {
         let (block, block_fd) = WorkerBlock::create()?;
         let (stdout, their_stdout) = Sink::open(self.stdout, io::stdout().as_fd())?;
         let (stderr, their_stderr) = Sink::open(self.stderr, io::stderr().as_fd())?;
-        let fds = [tasks.as_raw_fd(), block_fd.as_raw_fd()];
+        let group = self.groups.as_ref().map(|groups| groups.create()).transpose()?;
+        let entrance = group.as_ref().map(Group::entrance).transpose()?;
+        let mut fds = vec![tasks.as_raw_fd(), block_fd.as_raw_fd()];
+        fds.extend(entrance.as_ref().map(AsRawFd::as_raw_fd));
         let (hidden, shown) = if self.hides_stdout() && !is_forked {
             (their_stdout, None)
         } else {
             (None, their_stdout)
         };
         self.send_boot(&stream, seat, fds, hidden.as_ref().map(AsRawFd::as_raw_fd))?;
-        let ours = Ours { stream, sender, block, sinks: [stdout, stderr] };
+        let sender = TaskQueueWriter::new(sender, self.fast_lane.then(|| block.tasks()));
+        let ours = Ours { stream, sender, block, group, sinks: [stdout, stderr] };
         Ok((ours, Theirs { stdin, stdout: shown, stderr: their_stderr }))
     }
 
@@ -178,7 +189,7 @@ impl Recipe {
         &self,
         stream: &OwnedFd,
         seat: u32,
-        fds: [RawFd; 2],
+        mut fds: Vec<RawFd>,
         stdout: Option<RawFd>,
     ) -> io::Result<()> {
         let boot = Boot {
@@ -189,6 +200,9 @@ impl Recipe {
             memory_limit: self.memory_limit,
             cpu: cpu_of(&self.cpus, seat),
             niceness: self.niceness,
+            has_group: self.groups.is_some(),
+            limits: self.limits.clone(),
+            sandbox: self.sandbox.as_ref().map(|(_, len)| *len),
             shared: self.shared.as_ref().map(|(_, len)| *len),
             has_stdout: stdout.is_some(),
             fast_lane: self.fast_lane,
@@ -199,8 +213,8 @@ impl Recipe {
                 None => None,
             },
         };
-        let mut fds = fds.to_vec();
         fds.extend(self.shared.as_ref().map(|(file, _)| file.as_raw_fd()));
+        fds.extend(self.sandbox.as_ref().map(|(file, _)| file.as_raw_fd()));
         fds.extend(stdout);
         send_first(stream, &Summoned::Worker(boot), &fds)
     }
@@ -271,8 +285,9 @@ fn send_first(stream: &OwnedFd, message: &Summoned, fds: &[RawFd]) -> io::Result
 #[derive(Debug)]
 pub(crate) struct Ours {
     stream: OwnedFd,
-    sender: TaskSender,
+    sender: TaskQueueWriter,
     block: WorkerBlock,
+    group: Option<Group>,
     sinks: [Sink; 2],
 }
 
@@ -293,8 +308,8 @@ impl Ours {
         pidfd: PidFd,
         ends: Option<Arc<WorkerEnds>>,
     ) -> Started {
-        let Ours { stream, sender, block, sinks } = self;
-        Started { seat, pid, pidfd, ends, stream, sender, block, sinks }
+        let Ours { stream, sender, block, group, sinks } = self;
+        Started { seat, pid, pidfd, ends, stream, sender, block, group, sinks }
     }
 }
 

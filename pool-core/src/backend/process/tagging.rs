@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
@@ -17,16 +17,24 @@ use crate::sys::poll::{Doorbell, Watch};
 /// A line without an end is written in parts of this size.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// How often a pipe is read after the last worker is gone: as much as it can hold.
+/// How often a pipe is read after its worker is gone: as much as it can hold.
 const LAST_READS: usize = 128;
 
 /// The pool's end of the thread. The thread ends when this is dropped, or told to, and nothing is left in the pipes.
 #[derive(Debug)]
 pub(crate) struct Tagger {
     /// Taken when it is dropped.
-    pipes: Option<Sender<(String, Printed)>>,
+    orders: Option<Sender<Order>>,
     bell: Arc<Doorbell>,
     ended: Arc<(Mutex<bool>, Condvar)>,
+}
+
+/// What the thread is told.
+enum Order {
+    /// What comes out of these pipes was printed by the worker of this name.
+    Add(u32, String, Printed),
+    /// That worker has ended: what is in its pipes now is to be written, and then this be told.
+    Finish(u32, Arc<(Mutex<bool>, Condvar)>),
 }
 
 impl Tagger {
@@ -35,25 +43,36 @@ impl Tagger {
         let bell = Arc::new(Doorbell::new().map_err(os("cannot create an eventfd"))?);
         let watch = Watch::new().map_err(os("cannot create an epoll instance"))?;
         watch.add(bell.as_fd(), BELL).map_err(os("cannot watch an eventfd"))?;
-        let (pipes, new) = channel();
+        let (orders, new) = channel();
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let (at_end, rung) = (Arc::clone(&ended), Arc::clone(&bell));
         let run = move || {
             let tagging = Tagging { watch, bell: rung, new, sources: HashMap::new(), next: 0 };
             tagging.run();
-            *lock(&at_end.0) = true;
-            at_end.1.notify_all();
+            tell(&at_end);
         };
         let thread = std::thread::Builder::new().name(format!("{pool}-output"));
         thread.spawn(run).map_err(os("cannot start a thread"))?;
-        Ok(Tagger { pipes: Some(pipes), bell, ended })
+        Ok(Tagger { orders: Some(orders), bell, ended })
     }
 
-    /// What comes out of these pipes was printed by that worker.
-    pub(crate) fn add(&self, worker: String, printed: Printed) {
-        // a thread that has ended has told of its panic
-        if let Some(pipes) = &self.pipes {
-            let _ = pipes.send((worker, printed));
+    /// What comes out of these pipes was printed by that worker. The number is for [`finish_one`](Self::finish_one).
+    pub(crate) fn add(&self, number: u32, worker: String, printed: Printed) {
+        self.send(Order::Add(number, worker, printed));
+    }
+
+    /// Has written what the worker of this number, which has ended, has printed.
+    pub(crate) fn finish_one(&self, worker: u32) -> Finishing {
+        let written = Arc::new((Mutex::new(false), Condvar::new()));
+        self.send(Order::Finish(worker, Arc::clone(&written)));
+        Finishing(written)
+    }
+
+    fn send(&self, order: Order) {
+        let sent = self.orders.as_ref().map(|orders| orders.send(order));
+        if let Some(Err(SendError(Order::Finish(_, written)))) = sent {
+            // a thread that has ended has told of its panic: nobody waits for it
+            tell(&written);
         }
         self.bell.ring();
     }
@@ -66,12 +85,17 @@ impl Tagger {
 
 impl Drop for Tagger {
     fn drop(&mut self) {
-        drop(self.pipes.take());
+        drop(self.orders.take());
         self.bell.ring();
     }
 }
 
-/// A thread that is ending.
+fn tell(written: &(Mutex<bool>, Condvar)) {
+    *lock(&written.0) = true;
+    written.1.notify_all();
+}
+
+/// Output that is still to be written.
 #[derive(Debug)]
 pub(crate) struct Finishing(Arc<(Mutex<bool>, Condvar)>);
 
@@ -100,7 +124,7 @@ const BELL: u64 = u64::MAX;
 struct Tagging {
     watch: Watch,
     bell: Arc<Doorbell>,
-    new: Receiver<(String, Printed)>,
+    new: Receiver<Order>,
     sources: HashMap<u64, Source>,
     next: u64,
 }
@@ -108,7 +132,8 @@ struct Tagging {
 /// One stream of one worker.
 struct Source {
     pipe: PipeReader,
-    tag: Arc<str>,
+    number: u32,
+    worker: Arc<str>,
     is_stderr: bool,
     /// The beginning of a line.
     partial: Vec<u8>,
@@ -123,15 +148,7 @@ impl Tagging {
             if !open {
                 // nobody prints any more who is waited for
                 let mut sources = std::mem::take(&mut self.sources);
-                sources.values_mut().for_each(|source| {
-                    // what a pipe can hold; a runaway that goes on printing is not waited for
-                    for _ in 0..LAST_READS {
-                        if source.copy() != Copied::Some {
-                            break;
-                        }
-                    }
-                    source.end();
-                });
+                sources.values_mut().for_each(Source::copy_rest);
                 return;
             }
             tokens.clear();
@@ -155,15 +172,21 @@ impl Tagging {
     fn take_new(&mut self) -> bool {
         loop {
             match self.new.try_recv() {
-                Ok((worker, Printed { stdout, stderr })) => {
-                    let tag: Arc<str> = format!("[{worker}] ").into();
+                Ok(Order::Finish(worker, written)) => {
+                    let sources = self.sources.values_mut();
+                    sources.filter(|source| source.number == worker).for_each(Source::copy_rest);
+                    tell(&written);
+                }
+                Ok(Order::Add(number, worker, Printed { stdout, stderr })) => {
+                    let worker: Arc<str> = worker.into();
                     for (pipe, is_stderr) in [(stdout, false), (stderr, true)] {
                         let Some(pipe) = pipe else { continue };
                         self.next += 1;
                         let watched = self.watch.add(pipe.as_fd(), self.next);
                         if capture::set_nonblocking(&pipe).and(watched).is_ok() {
-                            let tag = Arc::clone(&tag);
-                            let source = Source { pipe, tag, is_stderr, partial: Vec::new() };
+                            let worker = Arc::clone(&worker);
+                            let source =
+                                Source { pipe, number, worker, is_stderr, partial: Vec::new() };
                             self.sources.insert(self.next, source);
                         }
                     }
@@ -203,6 +226,16 @@ impl Source {
         Copied::Some
     }
 
+    /// Writes what is in the pipe now: what it can hold; a runaway that goes on printing is not waited for.
+    fn copy_rest(&mut self) {
+        for _ in 0..LAST_READS {
+            if self.copy() != Copied::Some {
+                break;
+            }
+        }
+        self.end();
+    }
+
     /// Writes the rest.
     fn end(&mut self) {
         let rest = std::mem::take(&mut self.partial);
@@ -212,9 +245,9 @@ impl Source {
     }
 
     fn write(&self, lines: &[u8]) {
-        let mut text = Vec::with_capacity(lines.len() + self.tag.len());
+        let mut text = Vec::with_capacity(lines.len() + self.worker.len() + 4);
         for line in lines.split_inclusive(|&byte| byte == b'\n') {
-            text.extend_from_slice(self.tag.as_bytes());
+            text.extend([b"[", self.worker.as_bytes(), b"] "].concat());
             text.extend_from_slice(line);
             if !line.ends_with(b"\n") {
                 text.push(b'\n');

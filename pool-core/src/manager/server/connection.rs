@@ -10,10 +10,12 @@ use super::object::{
 };
 use super::{Server, discard};
 use crate::codec;
+use crate::limits::MANAGER_SERVER_SPIN;
 use crate::manager::ManagerError;
 use crate::manager::address::Stream;
 use crate::manager::auth::{Client, ClientId};
 use crate::manager::frame::{self, Body, DONE, Inlet, Op, REFUSED, Request, put_u64};
+use crate::manager::lane::Lane;
 use crate::manager::method::{self, Item, Keeper, Target};
 use crate::manager::proxy::Kind;
 use crate::primitives::unpoisoned;
@@ -47,10 +49,11 @@ pub(super) fn serve(server: &Arc<Server>, stream: Stream, client: Client) {
     let same_image = client.image == server.identity.image;
     let client = client.id;
     server.registry().join(client);
-    if stream.set_timeouts(None).is_ok() {
+    let lane = Lane::accept(&stream);
+    if let (Ok(lane), true) = (lane, stream.set_timeouts(None).is_ok()) {
         let connection = Connection { server, stream: &stream, client, same_image, granted: None };
         // whatever happens there, the client is to be taken leave of
-        let _ = catch_unwind(AssertUnwindSafe(|| connection.run()));
+        let _ = catch_unwind(AssertUnwindSafe(|| connection.run(lane)));
     }
     // closed before others are told, so that who sees the consequences sees this, too
     stream.shut_down();
@@ -62,11 +65,12 @@ pub(super) fn serve(server: &Arc<Server>, stream: Stream, client: Client) {
 }
 
 impl Connection<'_> {
-    fn run(mut self) {
-        let (mut inlet, mut out) = (Inlet::default(), Vec::new());
+    fn run(mut self, lane: Option<Lane>) {
+        let (mut inlet, mut out) = (Inlet::new(lane, MANAGER_SERVER_SPIN), Vec::new());
         let never = || Err(io::ErrorKind::TimedOut.into());
+        let mut by_lane = false;
         while let Ok(Some(frame)) = inlet.frame(self.stream, never) {
-            self.granted = None;
+            (self.granted, by_lane) = (None, false);
             let Some(request) = Request::parse(frame) else { return };
             let one_way = matches!(request.op, Op::Release | Op::Shutdown);
             out.clear();
@@ -82,14 +86,24 @@ impl Connection<'_> {
                     break;
                 }
             }
-            if !one_way && frame::send(self.stream, &out, never).is_err() {
+            if one_way {
+                continue;
+            }
+            // the next request may come as soon as this is out
+            inlet.look();
+            by_lane = inlet.lane().is_some_and(|lane| lane.put(&out));
+            if !by_lane && frame::send(self.stream, &out, never).is_err() {
                 break;
             }
-            if let Some(Grant::Item(..)) = self.granted {
+            if let (Some(Grant::Item(..)), false) = (&self.granted, by_lane) {
                 // it is the client's
                 self.granted = None;
             }
             frame::shrink(&mut out);
+        }
+        let is_taken = || inlet.lane().is_some_and(|lane| !lane.is_untaken());
+        if let (Some(Grant::Item(..)), true) = (&self.granted, by_lane && is_taken()) {
+            self.granted = None;
         }
         self.undo(&out);
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pool_core::TaskError;
+use pool_core::{ExitCause, PoolEvent, TaskError};
 use serde_json::{Value, json};
 
 use crate::ledger::Ledger;
@@ -18,8 +18,8 @@ pub(crate) const BOUND: Duration = Duration::from_secs(60);
 pub(crate) struct Account {
     submitted: AtomicU64,
     outcomes: Mutex<BTreeMap<&'static str, u64>>,
-    /// Tasks with retries, and how many times each may be started.
-    allowed: Mutex<BTreeMap<u64, u32>>,
+    /// Workers that have ended without having been asked to, by cause.
+    deaths: Mutex<BTreeMap<&'static str, u64>>,
     /// Tasks that have answered.
     answered: AtomicU64,
     bytes: AtomicU64,
@@ -47,8 +47,28 @@ impl Account {
         self.workers[1].fetch_add(lost, Ordering::Relaxed);
     }
 
-    pub(crate) fn may_start(&self, number: u64, times: u32) {
-        self.allowed.lock().unwrap().insert(number, times);
+    /// What the pool has told its observer.
+    pub(crate) fn event(&self, event: &PoolEvent) {
+        let cause = match event {
+            PoolEvent::WorkerLost { cause, .. } => *cause,
+            PoolEvent::Missed { events } => {
+                return self.violation(format!("the observer has missed {events} events"));
+            }
+            _ => return,
+        };
+        let cause = match cause {
+            ExitCause::Signaled { signal: libc::SIGKILL, .. } => "kill",
+            ExitCause::Signaled { signal: libc::SIGSEGV, .. } => "segv",
+            ExitCause::Signaled { signal: libc::SIGABRT, .. } => "abrt",
+            ExitCause::Signaled { signal: libc::SIGTERM, .. } => "term",
+            ExitCause::Signaled { signal: libc::SIGBUS, .. } => "bus",
+            ExitCause::Signaled { .. } => "other signal",
+            ExitCause::Exited(_) => "exit",
+            ExitCause::OutOfMemory => "out of memory",
+            ExitCause::Protocol => "protocol",
+            _ => "unknown",
+        };
+        *self.deaths.lock().unwrap().entry(cause).or_default() += 1;
     }
 
     pub(crate) fn outcome<T>(&self, outcome: &Result<T, TaskError>) {
@@ -102,15 +122,13 @@ impl Account {
         if settled != submitted {
             self.violation(format!("{submitted} were submitted, {settled} have an outcome"));
         }
-        let allowed = self.allowed.lock().unwrap();
         let mut wrong = Vec::new();
         for number in 0..ledger.numbers() {
             let starts = ledger.starts(number);
-            if starts > 1 && starts > allowed.get(&number).copied().unwrap_or(1) {
+            if starts > ledger.allowed(number) {
                 wrong.push((number, starts));
             }
         }
-        drop(allowed);
         if !wrong.is_empty() {
             wrong.truncate(20);
             self.violation(format!("started too often (task, starts): {wrong:?}"));
@@ -121,6 +139,8 @@ impl Account {
         json!({
             "submitted": self.submitted.load(Ordering::Relaxed),
             "outcomes": *self.outcomes.lock().unwrap(),
+            "deaths": self.deaths.lock().unwrap().values().sum::<u64>(),
+            "deaths_by_cause": *self.deaths.lock().unwrap(),
             "workers_started": self.workers[0].load(Ordering::Relaxed),
             "workers_lost": self.workers[1].load(Ordering::Relaxed),
             "answers_checked": self.answered.load(Ordering::Relaxed),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use pool_core::Pool;
-use pool_tests::{Gate, census, eventually, fault};
+use pool_tests::{Freezer, Gate, census, eventually, fault};
 use serde_json::{Value, json};
 
 use crate::account::{Account, percentiles};
@@ -69,6 +69,11 @@ pub(crate) fn measure(count: usize, account: &Account) -> Value {
         report.insert(format!("terminate_{state}"), percentiles(&mut terminated));
         report.insert(format!("parent_killed_{state}"), percentiles(&mut orphaned));
     }
+    if let Some(mut frozen) =
+        (0..count).map(|_| terminate_frozen(account)).collect::<Option<Vec<_>>>()
+    {
+        report.insert("terminate_frozen".to_owned(), percentiles(&mut frozen));
+    }
     report.insert("grace".to_owned(), json!(GRACE.as_millis() as u64));
     Value::Object(report)
 }
@@ -84,6 +89,25 @@ fn terminate(state: &str, account: &Account) -> u64 {
         account.violation(format!("terminate of {state} workers took {took:?}"));
     }
     took.as_nanos() as u64
+}
+
+/// With one worker that can't be killed; `None` if there is no way to make one.
+fn terminate_frozen(account: &Account) -> Option<u64> {
+    let freezer = Freezer::create()?;
+    let gate = Gate::new();
+    let pool = Pool::builder().processes(WORKERS).grace(GRACE).build().unwrap();
+    let pids = prepare(&pool, &gate.path(), "busy");
+    freezer.take(pids[0]);
+    freezer.freeze();
+    let start = Instant::now();
+    pool.terminate();
+    let took = start.elapsed();
+    if took > GRACE + Duration::from_secs(1) {
+        account.violation(format!("terminate with a frozen worker took {took:?}"));
+    }
+    freezer.thaw();
+    eventually(SOON, "it is collected", || census::process(pids[0]).is_none());
+    Some(took.as_nanos() as u64)
 }
 
 /// Kills a parent, and gives for each of its workers how long it lived on.

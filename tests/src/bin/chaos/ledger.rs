@@ -1,4 +1,4 @@
-//! A count of starts per task, in memory that the tasks share with the soak and that no death can take along.
+//! A count of starts per task, and how many it may have, in memory that the tasks share with the soak and that no death can take along.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
@@ -12,6 +12,9 @@ pub(crate) const PATH: &str = "POOL_CHAOS_LEDGER";
 
 /// More tasks than a soak can run. Pages that nobody touches take no memory.
 const TASKS: usize = 1 << 28;
+
+/// A word holds the number of starts, and this many times the number of those that are allowed, if that is not one.
+const ALLOWED: u32 = 1 << 16;
 
 /// The mapping of this process, whichever side it is on.
 static MAPPED: OnceLock<&'static [AtomicU32]> = OnceLock::new();
@@ -57,7 +60,20 @@ impl Ledger {
     }
 
     pub(crate) fn starts(&self, number: u64) -> u32 {
-        MAPPED.get().unwrap()[number as usize].load(Ordering::Relaxed)
+        self.word(number).load(Ordering::Relaxed) % ALLOWED
+    }
+
+    /// This task may be started so many times, because it has retries.
+    pub(crate) fn may_start(&self, number: u64, times: u32) {
+        self.word(number).fetch_add(times * ALLOWED, Ordering::Relaxed);
+    }
+
+    pub(crate) fn allowed(&self, number: u64) -> u32 {
+        (self.word(number).load(Ordering::Relaxed) / ALLOWED).max(1)
+    }
+
+    fn word(&self, number: u64) -> &AtomicU32 {
+        &MAPPED.get().unwrap()[number as usize]
     }
 }
 
@@ -71,11 +87,4 @@ pub(crate) fn open_in_worker() -> anyhow::Result<()> {
 /// In a task: notes that it was started.
 pub(crate) fn note(number: u64) {
     MAPPED.get().unwrap()[number as usize].fetch_add(1, Ordering::Relaxed);
-}
-
-/// Memory of this process that is its own, in KiB.
-pub(crate) fn anonymous_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

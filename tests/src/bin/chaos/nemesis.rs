@@ -76,6 +76,9 @@ impl Nemesis {
                 continue;
             }
             let Some(target) = Target::open(worker.pid()) else { continue };
+            if random.one_of_1000(2) {
+                self.end_server_of(&target);
+            }
             // an initializer that fails for want of memory breaks the pool, as it should: only what is up is starved
             match random.below(if is_starting { 90 } else { 100 }) {
                 0..50 => self.strike(&target, "kill", libc::SIGKILL),
@@ -106,6 +109,15 @@ impl Nemesis {
         }
         for (_, target) in stopped {
             target.signal(libc::SIGCONT);
+        }
+    }
+
+    /// Kills the fork server from which a worker comes, if it comes from one; with it go all its workers.
+    fn end_server_of(&self, target: &Target) {
+        let parent = census::process(target.pid as u32).map(|process| process.parent);
+        let server = parent.filter(|&parent| parent != std::process::id()).and_then(Target::open);
+        if server.is_some_and(|server| server.signal(libc::SIGKILL)) {
+            self.count("fork_server_killed");
         }
     }
 
@@ -162,8 +174,11 @@ impl Target {
             let pidfd = libc::syscall(libc::SYS_pidfd_open, number, 0);
             (pidfd >= 0).then(|| OwnedFd::from_raw_fd(pidfd as i32))
         }?;
-        let process = census::process(pid)?;
-        (process.parent == std::process::id()).then_some(Target { pid: number, pidfd })
+        // its parent is this process, or a fork server of this process
+        let me = std::process::id();
+        let parent = census::process(pid)?.parent;
+        let is_ours = parent == me || census::process(parent).is_some_and(|p| p.parent == me);
+        is_ours.then_some(Target { pid: number, pidfd })
     }
 
     /// `false`: it had ended.

@@ -214,7 +214,7 @@ impl Submitter<'_> {
             }
             if self.random.one_of_1000(100) {
                 let retries = 1 + self.random.below(2) as u32;
-                self.account.may_start(expected.number, 1 + retries);
+                self.ledger.may_start(expected.number, 1 + retries);
                 call = call.retries(retries);
             }
             match call.apply_async((task,)) {

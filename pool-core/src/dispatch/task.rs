@@ -1,0 +1,225 @@
+//! A task as the shell has it: its arguments, what it shares with its handle, and what few tasks have.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::time_limits::TimeLimits;
+use crate::attach::Attachments;
+use crate::codec::Lent;
+use crate::error::{TaskError, TaskInfo};
+use crate::ids::TaskId;
+use crate::limits::{ATTACHMENT_BYTES, INLINE_BYTES};
+use crate::output::TaskOutput;
+use crate::primitives::unpoisoned;
+use crate::slot::Slot;
+use crate::small_bytes::SmallBytes;
+use crate::task::callee::Callee;
+use crate::task::job::{JobCell, Outcome};
+
+/// What a task and its handle share.
+#[derive(Debug)]
+pub(crate) struct TaskSlot {
+    outcome: Slot<Outcome>,
+    output: Mutex<Option<Box<TaskOutput>>>,
+}
+
+impl TaskSlot {
+    pub(crate) fn new() -> TaskSlot {
+        TaskSlot { outcome: Slot::new(), output: Mutex::new(None) }
+    }
+
+    /// The slot of a task that has an outcome before it was one.
+    pub(crate) fn of(outcome: Outcome) -> TaskSlot {
+        TaskSlot { outcome: Slot::of(outcome), output: Mutex::new(None) }
+    }
+
+    /// What the task has printed, if that is captured.
+    pub(crate) fn output(&self) -> Option<TaskOutput> {
+        unpoisoned(self.output.lock()).as_deref().cloned()
+    }
+
+    /// The task is tried again: what the attempt has printed is not what the next one prints.
+    pub(super) fn forget_output(&self) {
+        *unpoisoned(self.output.lock()) = None;
+    }
+
+    pub(super) fn set_output(&self, output: TaskOutput) {
+        *unpoisoned(self.output.lock()) = Some(Box::new(output));
+    }
+}
+
+impl Deref for TaskSlot {
+    type Target = Slot<Outcome>;
+
+    fn deref(&self) -> &Slot<Outcome> {
+        &self.outcome
+    }
+}
+
+/// What a worker needs to run a task.
+#[derive(Clone, Debug)]
+pub(crate) enum Payload {
+    /// Encoded arguments.
+    Inline(SmallBytes),
+    /// Encoded arguments that are passed in pieces, for which they are shared with the link.
+    Big(Arc<Vec<u8>>),
+    /// The numbers of a large vector, passed in the same way.
+    Lent(Lent),
+    /// For a worker thread, with which it is shared.
+    Direct(Arc<JobCell>),
+}
+
+impl Payload {
+    /// Encoded arguments.
+    pub(crate) fn encoded(bytes: SmallBytes) -> Payload {
+        if bytes.len() > INLINE_BYTES {
+            Payload::Big(Arc::new(bytes.into_vec()))
+        } else {
+            Payload::Inline(bytes)
+        }
+    }
+
+    /// Whether it lies in its owner: forgetting it takes no time.
+    pub(super) fn is_small(&self) -> bool {
+        matches!(self, Payload::Inline(bytes) if !bytes.is_many())
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Payload::Inline(bytes) => bytes.len(),
+            Payload::Big(bytes) => bytes.len(),
+            Payload::Lent(numbers) => numbers.bytes().len(),
+            Payload::Direct(_) => 0,
+        }
+    }
+
+    /// Nobody needs it any more. A worker thread may still have it in its mailbox.
+    pub(super) fn discard(self) {
+        if let Payload::Direct(job) = self {
+            job.discard();
+        }
+    }
+}
+
+/// What is done with an outcome on the pool's callback thread, before its handle has it.
+pub(crate) type Finish = Box<dyn FnOnce(Outcome) -> Outcome + Send>;
+
+/// A task to be taken in.
+pub(crate) struct Request {
+    pub(crate) body: Body,
+    pub(crate) items: u32,
+    pub(crate) retries: u32,
+    pub(crate) priority: i32,
+    /// The pause before the first retry.
+    pub(crate) backoff: Option<Duration>,
+    /// The caller waits for the result next, and reads the worker's replies itself.
+    pub(crate) attended: bool,
+}
+
+/// A task that is not settled.
+pub(crate) struct Body {
+    /// Given when it is taken in.
+    pub(super) id: TaskId,
+    pub(super) callee: Callee,
+    pub(super) function: &'static str,
+    pub(super) payload: Payload,
+    pub(super) slot: Arc<TaskSlot>,
+    /// 0: nobody looked.
+    pub(super) submitted_ns: u64,
+    /// Somebody sleeps until it is done.
+    pub(super) awaited: bool,
+    extras: Option<Box<Extras>>,
+}
+
+/// What few tasks have.
+#[derive(Default)]
+pub(crate) struct Extras {
+    /// Instead of the function's.
+    pub(crate) name: Option<Cow<'static, str>>,
+    /// Kept until the task is settled: it may be sent again.
+    pub(crate) attachments: Attachments,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) soft_timeout: Option<Duration>,
+    pub(crate) finish: Option<Finish>,
+}
+
+impl Extras {
+    fn is_empty(&self) -> bool {
+        self.name.is_none()
+            && self.attachments.is_empty()
+            && self.timeout.is_none()
+            && self.soft_timeout.is_none()
+            && self.finish.is_none()
+    }
+}
+
+static NO_ATTACHMENTS: Attachments = Attachments::NONE;
+
+impl Body {
+    pub(crate) fn new(
+        callee: Callee,
+        function: &'static str,
+        payload: Payload,
+        extras: Extras,
+    ) -> Body {
+        Body {
+            id: TaskId(0),
+            callee,
+            function,
+            payload,
+            slot: Arc::new(TaskSlot::new()),
+            submitted_ns: 0,
+            awaited: extras.finish.is_some(),
+            extras: (!extras.is_empty()).then(|| Box::new(extras)),
+        }
+    }
+
+    pub(crate) fn slot(&self) -> &Arc<TaskSlot> {
+        &self.slot
+    }
+
+    pub(super) fn info(&self) -> TaskInfo {
+        let name = self.extras.as_ref().and_then(|extras| extras.name.as_deref());
+        TaskInfo { id: self.id, name: name.unwrap_or(self.function).to_owned() }
+    }
+
+    pub(crate) fn attachments(&self) -> &Attachments {
+        self.extras.as_ref().map_or(&NO_ATTACHMENTS, |extras| &extras.attachments)
+    }
+
+    pub(super) fn limits(&self) -> TimeLimits {
+        let Some(extras) = &self.extras else { return TimeLimits::default() };
+        TimeLimits { soft_ns: extras.soft_timeout.map(ns), hard_ns: extras.timeout.map(ns) }
+    }
+
+    /// What counts as its size on its way to a worker.
+    pub(super) fn size(&self) -> u64 {
+        let objects = self.attachments().objects().len() as u64;
+        self.payload.len() as u64 + objects * ATTACHMENT_BYTES
+    }
+
+    pub(super) fn into_parts(self) -> (Arc<TaskSlot>, Payload, Option<Box<Extras>>) {
+        (self.slot, self.payload, self.extras)
+    }
+}
+
+/// A time for the scheduler.
+pub(super) fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Calls the callbacks of a task, then settles it: whatever they do.
+pub(super) fn settle_finished(slot: &TaskSlot, outcome: Outcome, finish: Finish) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| finish(outcome)));
+    let lost = |payload| {
+        // its drop may panic
+        std::mem::forget::<Box<dyn Any + Send>>(payload);
+        Err(Box::new(TaskError::Decode("decoding the result panicked".to_owned())))
+    };
+    // settled once: the task is forgotten by everybody else
+    let _ = slot.settle(outcome.unwrap_or_else(lost));
+}

@@ -1,0 +1,40 @@
+//! Programs about what is printed where.
+#![allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+#![allow(clippy::print_stdout, reason = "it is about what is printed")]
+#![expect(unsafe_code, reason = "prints by a C function")]
+
+use std::io::Write;
+
+use pool_core::{Output, Pool, Process, StartMethod};
+
+fn main() {
+    pool_core::init();
+    match std::env::args().nth(1).as_deref() {
+        Some("tagged-process") => tagged_process(),
+        Some("preload") => preload(),
+        what => panic!("unknown: {what:?}"),
+    }
+}
+
+/// Ends as soon as its process has.
+fn tagged_process() {
+    let print = |lines: u32| (0..lines).for_each(|line| println!("line {line}"));
+    let process = Process::builder().name("printer").stdout(Output::Tagged);
+    process.spawn(print, (500,)).unwrap().join().unwrap();
+}
+
+/// A preload function prints a part of a line, and the workers print nothing.
+fn preload() {
+    let print = || {
+        print!("loaded;");
+        // SAFETY: a constant string with its zero.
+        unsafe { libc::printf(c"loaded in C;".as_ptr()) };
+    };
+    let pool =
+        Pool::builder().processes(3).start_method(StartMethod::ForkServer).preload(print, ());
+    let pool = pool.build().unwrap();
+    assert_eq!(pool.map(|x: u32| x + 1, 0..30).unwrap().len(), 30);
+    pool.close();
+    pool.join().unwrap();
+    std::io::stdout().flush().unwrap();
+}
