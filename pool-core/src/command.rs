@@ -197,3 +197,115 @@ fn drain(mut pipe: PipeReader) {
     // without a thread the pipe is closed, and who writes to it is told so
     let _ = copier("capture").spawn(move || io::copy(&mut pipe, &mut io::sink()));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::ExitStatusExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn runs(argv: &[&str], environment: &[(&str, &str)]) -> Result<(Ended, String), Problem> {
+        let argv: Vec<&OsStr> = argv.iter().map(OsStr::new).collect();
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(name, value)| (OsStr::new(*name), OsStr::new(*value)))
+            .collect();
+        let command = Command { argv: &argv, environment: &environment, directory: None };
+        let mut out = Vec::new();
+        let ended = run(command, None, Duration::from_secs(10), |stream, bytes| {
+            if stream == Stream::Out {
+                out.extend_from_slice(bytes);
+            }
+        })?;
+        Ok((ended, String::from_utf8(out).unwrap()))
+    }
+
+    fn error(argv: &[&str], environment: &[(&str, &str)]) -> io::ErrorKind {
+        match runs(argv, environment) {
+            Err(Problem::Start(error)) => error.kind(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A directory that goes when the test does.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path =
+                std::env::temp_dir().join(format!("pool-core-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+
+        fn script(&self, name: &str, text: &str, mode: u32) -> String {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path.to_str().unwrap().to_owned()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn signals_have_their_usual_meaning_in_it_whatever_they_mean_here() {
+        // Rust programs ignore SIGPIPE
+        let (ended, _) = runs(&["sh", "-c", "kill -PIPE $$"], &[]).unwrap();
+        assert_eq!(ended.status.signal(), Some(13));
+        let (_, status) = runs(&["cat", "/proc/self/status"], &[]).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            u64::from_str_radix(line.trim(), 16).unwrap()
+        };
+        assert_eq!((field("SigBlk:"), field("SigIgn:") & (1 << 12), field("SigCgt:")), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_open_in_it_is_what_std_would_leave_open() {
+        let (_, list) = runs(&["ls", "/proc/self/fd"], &[]).unwrap();
+        let stds = std::process::Command::new("ls").arg("/proc/self/fd").output().unwrap();
+        assert_eq!(list, String::from_utf8(stds.stdout).unwrap());
+    }
+
+    #[test]
+    fn the_environment_is_this_one_and_what_is_added() {
+        let (_, text) = runs(&["sh", "-c", "echo $A-$PATH"], &[("A", "1"), ("A", "2")]).unwrap();
+        assert_eq!(text, format!("2-{}\n", std::env::var("PATH").unwrap()));
+    }
+
+    #[test]
+    fn a_name_is_looked_up_on_the_path_that_it_will_have() {
+        let folder = Folder::new("path");
+        folder.script("here", "#!/bin/sh\necho found\n", 0o755);
+        let path = folder.0.to_str().unwrap();
+        let (_, text) = runs(&["here"], &[("PATH", &format!("/nowhere:{path}"))]).unwrap();
+        assert_eq!(text, "found\n");
+        assert_eq!(error(&["here"], &[]), io::ErrorKind::NotFound);
+        assert_eq!(error(&[""], &[]), io::ErrorKind::NotFound);
+        // what can't be executed is passed over, and is the reason if there is nothing else
+        folder.script("locked", "", 0o644);
+        assert_eq!(error(&["locked"], &[("PATH", path)]), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_script_without_an_interpreter_is_the_shells() {
+        let folder = Folder::new("script");
+        let script = folder.script("plain", "echo \"$1 and $2\"\n", 0o755);
+        assert_eq!(runs(&[&script, "a", "b c"], &[]).unwrap().1, "a and b c\n");
+    }
+
+    #[test]
+    fn a_text_with_a_zero_byte_is_refused() {
+        assert_eq!(error(&["true", "a\0b"], &[]), io::ErrorKind::InvalidInput);
+        assert_eq!(error(&["true"], &[("A", "a\0b")]), io::ErrorKind::InvalidInput);
+        assert_eq!(error(&[], &[]), io::ErrorKind::InvalidInput);
+    }
+}

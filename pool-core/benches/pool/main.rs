@@ -61,6 +61,7 @@ fn measure(measurement: &str, size: usize) -> anyhow::Result<Figures> {
     };
     match name {
         "apply_async" => throughput::apply_async(size),
+        "apply_async_threads" => throughput::apply_async_threads(size),
         "map" => throughput::map(size),
         "plain_map" => throughput::plain_map(size),
         "efficiency_apply" => throughput::efficiency_apply(size as u64),

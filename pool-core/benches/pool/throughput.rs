@@ -23,6 +23,15 @@ pub(crate) fn apply_async(tasks: usize) -> anyhow::Result<Figures> {
     Ok(Figures::one("per_s", tasks as f64 / run(tasks as u64)?.as_secs_f64()))
 }
 
+/// The same with worker threads: what a task costs but for encoding it and sending it elsewhere. For `scripts/instructions`, which can't follow processes.
+pub(crate) fn apply_async_threads(tasks: usize) -> anyhow::Result<Figures> {
+    let pool = Pool::builder().threads(1).build()?;
+    let handles: Vec<_> =
+        (0..tasks as u64).map(|x| pool.apply_async(plus_one, (x,))).collect::<Result<_, _>>()?;
+    handles.into_iter().try_for_each(|handle| handle.get().map(drop))?;
+    Ok(Figures::one("tasks", tasks as f64))
+}
+
 /// Default settings.
 pub(crate) fn map(items: usize) -> anyhow::Result<Figures> {
     let pool = Pool::new(WORKERS)?;

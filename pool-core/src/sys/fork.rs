@@ -100,8 +100,31 @@ pub(crate) fn await_end(pid: u32) {
     while waitid(Id::Pid(id), WaitPidFlag::WEXITED) == Err(nix::Error::EINTR) {}
 }
 
-/// The children of this process, adopted ones included. Needs /proc.
+/// The children of this process, adopted ones included, which nobody but the caller collects meanwhile. Needs /proc.
 pub(crate) fn children() -> Vec<u32> {
+    // the kernel lists them by thread; without that list, they are among all processes
+    match listed_children() {
+        Ok(children) if !children.is_empty() || !has_children() => children,
+        _ => searched_children(),
+    }
+}
+
+fn listed_children() -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        let list = std::fs::read_to_string(thread?.path().join("children"))?;
+        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(children)
+}
+
+/// Whether there is any child. None is collected.
+fn has_children() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(nix::Error::ECHILD)
+}
+
+fn searched_children() -> Vec<u32> {
     let me = std::process::id().to_string();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());

@@ -281,17 +281,10 @@ extern "C" fn run_child(data: *mut libc::c_void) -> libc::c_int {
 /// To be called in the child only, which has a table of its own.
 unsafe fn reset_signals() {
     for signal in SIGNALS {
-        // SAFETY: the structure is plain bits, which the kernel reads and fills in; numbers that are no signals are errors without effect.
+        // SAFETY: no handler is installed, only taken away; numbers that are no signals are errors without effect. All signals are blocked now, so none comes in between.
         unsafe {
-            let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-            if libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) != 0 {
-                continue;
-            }
-            let handler = action.assume_init_ref().sa_sigaction;
-            let is_handled = handler != libc::SIG_DFL && handler != libc::SIG_IGN;
-            if is_handled || signal == libc::SIGPIPE && handler == libc::SIG_IGN {
-                let usual = MaybeUninit::<libc::sigaction>::zeroed();
-                libc::sigaction(signal, usual.as_ptr(), ptr::null_mut());
+            if libc::signal(signal, libc::SIG_DFL) == libc::SIG_IGN && signal != libc::SIGPIPE {
+                libc::signal(signal, libc::SIG_IGN);
             }
         }
     }

@@ -1,9 +1,12 @@
 //! What a worker does to itself when it starts, and what identifies an executable.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use super::{check, replace_number};
 
@@ -159,7 +162,32 @@ pub(crate) fn image_id() -> io::Result<[u64; 4]> {
 }
 
 /// How many processes the kernel has killed for lack of memory since it started; `None` without /proc.
+///
+/// It is asked for at the start and the end of each worker, so the file stays open, and is read in one piece: the kernel adds all its numbers up for each read.
 pub(crate) fn oom_kills() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    static NUMBERS: OnceLock<Option<File>> = OnceLock::new();
+    let file = NUMBERS.get_or_init(|| File::open("/proc/vmstat").ok()).as_ref()?;
+    let mut text = vec![0; 16 << 10];
+    let mut len = 0;
+    loop {
+        match file.read_at(&mut text[len..], len as u64) {
+            Ok(0) => break,
+            Ok(count) => len += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+        if let Some(kills) = number_after(&text[..len], b"\noom_kill ") {
+            return Some(kills);
+        }
+        text.resize(len + (16 << 10), 0);
+    }
+    None
+}
+
+/// The number behind a name, if its line is complete.
+fn number_after(text: &[u8], name: &[u8]) -> Option<u64> {
+    let at = text.windows(name.len()).position(|part| part == name)?;
+    let rest = &text[at + name.len()..];
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
 }

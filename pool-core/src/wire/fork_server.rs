@@ -27,8 +27,11 @@ pub(crate) enum Answer {
     Refused(String),
 }
 
-/// Longest message of both.
+/// Longest message of both: the arguments of the preload function, or the text of its error.
 pub(crate) const MESSAGE_BYTES: usize = 96 << 10;
+
+/// Longest message of both when the preload function has been called: orders to fork, and why that has failed.
+pub(crate) const SHORT_MESSAGE_BYTES: usize = 2 << 10;
 
 /// Length of the message that tells of a worker's end: its number, kind, value, flag.
 pub(crate) const END_BYTES: usize = 16;

@@ -21,7 +21,7 @@ use crate::task::callee::Callee;
 use crate::task::entry::Output;
 use crate::task::job::caught;
 use crate::task::panics;
-use crate::wire::fork_server::{Answer, MESSAGE_BYTES, Order, encode_end};
+use crate::wire::fork_server::{Answer, MESSAGE_BYTES, Order, SHORT_MESSAGE_BYTES, encode_end};
 use crate::wire::hello::{ForkServerBoot, Hello};
 
 /// How long it goes on killing what its pool has left behind.
@@ -39,6 +39,8 @@ struct ForkServer {
     ends: OwnedFd,
     signals: ChildSignals,
     workers: HashMap<u32, Worker>,
+    /// The first order has come.
+    has_begun: bool,
     /// There may be children that it has not forked.
     has_adopted: bool,
     /// Threads that this process had before any code of the user's was called.
@@ -47,6 +49,8 @@ struct ForkServer {
 
 struct Worker {
     pidfd: PidFd,
+    /// Its end was seen.
+    ended: bool,
     /// Its end was told.
     told: bool,
 }
@@ -81,8 +85,15 @@ pub(super) fn serve(
     fork::become_subreaper()?;
     let signals = ChildSignals::block()?;
     let threads = fork::threads().unwrap_or(1);
-    let mut server =
-        ForkServer { orders, ends, signals, workers: HashMap::new(), has_adopted: false, threads };
+    let mut server = ForkServer {
+        orders,
+        ends,
+        signals,
+        workers: HashMap::new(),
+        has_begun: false,
+        has_adopted: false,
+        threads,
+    };
     let image = process::image_id()?;
     let hello = Hello { version: boot.version, depth: boot.depth, image };
     server.answer(&Answer::Greeting(hello))?;
@@ -114,9 +125,14 @@ impl ForkServer {
         let looks = self.threads > 1 && self.has_adopted;
         let timeout = (behind || looks).then_some(10_000_000);
         let mut fds = vec![self.orders.as_fd(), self.ends.as_fd(), self.signals.as_fd()];
-        let alive = self.workers.values().filter(|worker| !worker.told);
-        fds.extend(alive.map(|worker| worker.pidfd.as_fd()));
+        let alive = || self.workers.iter().filter(|(_, worker)| !worker.ended);
+        fds.extend(alive().map(|(_, worker)| worker.pidfd.as_fd()));
         let ready = wait_any_readable(&fds, timeout)?;
+        let ended = alive().zip(&ready[3..]).filter(|(_, is_ready)| **is_ready);
+        let ended: Vec<u32> = ended.map(|((pid, _), _)| *pid).collect();
+        for pid in ended {
+            self.workers.entry(pid).and_modify(|worker| worker.ended = true);
+        }
         if ready[2] {
             self.signals.drain();
             self.reap_adopted();
@@ -139,7 +155,7 @@ impl ForkServer {
 
     /// Tells which workers have ended; `true` if that could not be told of all.
     fn tell_ends(&mut self) -> io::Result<bool> {
-        for (&pid, worker) in self.workers.iter_mut().filter(|(_, worker)| !worker.told) {
+        for (&pid, worker) in self.workers.iter_mut().filter(|(_, w)| w.ended && !w.told) {
             if let Some(cause) = fork::ended(pid) {
                 failpoint::at("forks.ended");
                 match socket::send_now(self.ends.as_fd(), &encode_end(pid, cause)) {
@@ -161,8 +177,17 @@ impl ForkServer {
     }
 
     fn take_order(&mut self) -> io::Result<Turn> {
-        let mut bytes = vec![0; MESSAGE_BYTES];
-        let (len, fds) = socket::receive_with(self.orders.as_fd(), &mut bytes)?;
+        // only the first order can be a long one; whatever is written here is copied for each worker
+        let mut short = [0; SHORT_MESSAGE_BYTES];
+        let mut long = Vec::new();
+        let bytes = if self.has_begun {
+            &mut short[..]
+        } else {
+            long.resize(MESSAGE_BYTES, 0);
+            &mut long[..]
+        };
+        self.has_begun = true;
+        let (len, fds) = socket::receive_with(self.orders.as_fd(), bytes)?;
         if len == 0 {
             return Ok(Turn::End);
         }
@@ -212,7 +237,7 @@ impl ForkServer {
                 failpoint::at("forks.forked");
                 let answer = match PidFd::open(pid) {
                     Ok(pidfd) => {
-                        self.workers.insert(pid, Worker { pidfd, told: false });
+                        self.workers.insert(pid, Worker { pidfd, ended: false, told: false });
                         Answer::Forked { pid }
                     }
                     Err(error) => {

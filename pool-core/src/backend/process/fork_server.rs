@@ -17,7 +17,9 @@ use crate::sys::poll::wait_any_readable;
 use crate::sys::process::image_id;
 use crate::sys::socket;
 use crate::task::callee::Callee;
-use crate::wire::fork_server::{Answer, END_BYTES, MESSAGE_BYTES, Order, decode_end};
+use crate::wire::fork_server::{
+    Answer, END_BYTES, MESSAGE_BYTES, Order, SHORT_MESSAGE_BYTES, decode_end,
+};
 use crate::wire::from_worker::{HEADER, Header, Kind};
 
 /// How long it may take to fork.
@@ -77,7 +79,7 @@ impl ForkServer {
         server.greet(recipe, &stream, timeout)?;
         if let Some((callee, input)) = preload {
             server.send(&Order::Preload { callee: callee.0, input: input.clone() }, &[])?;
-            match server.receive(timeout)? {
+            match server.receive(MESSAGE_BYTES, timeout)? {
                 Answer::Preloaded(Ok(())) => {}
                 Answer::Preloaded(Err(text)) => {
                     let text = format!("preload: {text}");
@@ -94,7 +96,7 @@ impl ForkServer {
         let fds = [self.orders.as_fd(), stream.as_fd(), self.pidfd.as_fd()];
         let ready = wait_any_readable(&fds, Some(ns(timeout)))?;
         if ready[0] {
-            let Answer::Greeting(hello) = self.receive(timeout)? else {
+            let Answer::Greeting(hello) = self.receive(MESSAGE_BYTES, timeout)? else {
                 return Err(NoServer::Failed("it did not say hello".to_owned()));
             };
             let image = image_id().ok().filter(|_| recipe.executable.is_none());
@@ -135,7 +137,7 @@ impl ForkServer {
         fds.extend(stdout.as_ref().map(AsRawFd::as_raw_fd));
         fds.extend(stderr.as_ref().map(AsRawFd::as_raw_fd));
         self.send(&order, &fds).map_err(NotForked::Useless)?;
-        let pid = match self.receive(ANSWER).map_err(NotForked::Useless)? {
+        let pid = match self.receive(SHORT_MESSAGE_BYTES, ANSWER).map_err(NotForked::Useless)? {
             Answer::Forked { pid } => pid,
             Answer::Refused(text) => return Err(NotForked::ThisTime(io::Error::other(text))),
             other => {
@@ -161,14 +163,14 @@ impl ForkServer {
         socket::send_with(self.orders.as_fd(), &bytes, fds).map(drop)
     }
 
-    fn receive(&self, timeout: Duration) -> io::Result<Answer> {
+    fn receive(&self, limit: usize, timeout: Duration) -> io::Result<Answer> {
         let ready =
             wait_any_readable(&[self.orders.as_fd(), self.pidfd.as_fd()], Some(ns(timeout)))?;
         if !ready[0] {
             let what = if ready[1] { "has ended" } else { "does not answer" };
             return Err(io::Error::other(format!("the fork server {what}")));
         }
-        let mut bytes = vec![0; MESSAGE_BYTES];
+        let mut bytes = vec![0; limit];
         let (len, _) = socket::receive_with(self.orders.as_fd(), &mut bytes)?;
         codec::decode(&bytes[..len]).map_err(|error| {
             io::Error::other(format!("the fork server has ended or said nonsense: {error}"))
