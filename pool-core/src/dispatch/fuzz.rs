@@ -136,9 +136,9 @@ impl<'a> World<'a> {
         let pidfd = PidFd::of_nobody();
         let stream = ours;
         let sender = TaskQueueWriter::new(sender, Some(block.tasks()));
-        let (ends, group) = (None, None);
+        let (ends, group, home) = (None, None, None);
         let started =
-            Started { seat, pid: NOBODY, pidfd, ends, stream, sender, block, group, sinks };
+            Started { seat, pid: NOBODY, pidfd, ends, stream, sender, block, group, home, sinks };
         let (link, _) = ProcessLink::new(started, self.core.settings.max_result);
         put(&mut self.core.links, worker.index(), Link::Process(Box::new(link)));
         self.peers.push(Peer { worker, stream: theirs, tasks, block: their_block });
