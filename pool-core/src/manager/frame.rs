@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::ManagerError;
 use super::address::Stream;
 use super::lane::Lane;
-use crate::spin::Spin;
 use crate::limits::{MANAGER_BUFFER_BYTES, MANAGER_FRAME_BYTES};
+use crate::spin::Spin;
 
 /// Bytes taken for a frame before they have arrived.
 const STEP: usize = 1 << 20;
