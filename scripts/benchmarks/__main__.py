@@ -17,6 +17,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round, ours and CPython's Pool only: only to see that it works")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=9, help="begin no further round of anything after so long (default: %(default)s)")
     parser.add_argument("--only", action="append", metavar="NAME", help="only measurements whose names begin so; may be given several times")
     parser.add_argument("--scale", action="store_true", help="only what grows with workers, tasks and items")
     parser.add_argument("--cli", action="store_true", help="only commands")
@@ -61,18 +62,23 @@ def measure(options):
     for side, reason in sides.missing.items():
         print(f"{side} is left out: {reason}", file=sys.stderr)
     described, begun = machine(), time.monotonic()
-    results = {}
-    for name, sizes in wanted.items():
-        started = time.monotonic()
-        for _ in range(rounds_of(name, options)):
+    results, seconds = {}, dict.fromkeys(wanted, 0.0)
+    # round by round, so that what drifts over minutes is the same for all; the first round is always complete
+    for turn in range(1 if options.smoke else options.rounds):
+        for name, sizes in wanted.items():
+            started = time.monotonic()
+            if turn >= rounds_of(name, options) or turn > 0 and started - begun > options.minutes * 60:
+                continue
             for side in (side for side in SIDES if side in sizes and side not in sides.missing):
                 for key, value in (sides.measure(side, name, sizes[side]) or {}).items():
                     results.setdefault(side, {}).setdefault(name, {}).setdefault(key, []).append(value)
-        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            seconds[name] += time.monotonic() - started
+            print(f"round {turn + 1}, {started - begun:.0f} s: {name} took {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     return {
         "machine": described,
         "rounds": options.rounds,
         "seconds": round(time.monotonic() - begun),
+        "seconds_of": {name: round(taken, 1) for name, taken in seconds.items()},
         "missing": sides.missing,
         "results": results,
     }
