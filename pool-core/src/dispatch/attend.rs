@@ -13,7 +13,8 @@ use crate::backend::Link;
 use crate::backend::process::link::Reading;
 use crate::ids::{TaskKey, WorkerKey};
 use crate::limits::SOON_NS;
-use crate::sched::Worker;
+use crate::output::Output;
+use crate::sched::WorkerPhase;
 use crate::spin::spin_until;
 use crate::sys::clock;
 use crate::sys::poll::{Doorbell, wait_either};
@@ -56,6 +57,11 @@ impl Core {
             return None;
         }
         let (worker, _) = self.sched.lease_of(key)?;
+        let recipe = self.settings.recipe()?;
+        if !recipe.fast_lane || [recipe.stdout, recipe.stderr].contains(&Output::Captured) {
+            // its reply does not come by the lane
+            return None;
+        }
         // with all of them busy, looking takes from the workers what it gains here
         let spare = self.sched.busy() < cpus.max(2);
         if !spare || self.sched.expected(key)? > SOON_NS {
@@ -99,10 +105,11 @@ impl Shared {
         }
         if self.settings.recipe().is_none() {
             // threads tell by themselves
-        } else if self.look(key, slot) {
+        } else if self.on_service_thread() {
+            self.expect(key, slot);
+        } else if self.look(key, slot, deadline) {
             return true;
-        } else if !self.on_service_thread()
-            && let Some((bell, waker)) = bell()
+        } else if let Some((bell, waker)) = bell()
             && let Some((worker, stream)) = self.begin_to_attend(key, slot)
         {
             self.attend(worker, &stream, slot, (&bell, &waker), deadline);
@@ -115,22 +122,27 @@ impl Shared {
 
     /// Reads what lies in the lanes; and if the result is not there but may come soon, and a CPU has nothing better to do, looks for it again and again for a
     /// moment. Returns whether the slot is settled.
-    fn look(&self, key: TaskKey, slot: &Arc<TaskSlot>) -> bool {
+    fn look(&self, key: TaskKey, slot: &Arc<TaskSlot>, deadline: Option<Instant>) -> bool {
+        let begun_ns = clock::now_ns();
         let mut core = self.lock();
         let mut effects = Effects::default();
-        core.read_lanes(clock::now_ns(), &mut effects);
+        core.read_lanes(begun_ns, &mut effects);
         let begun = core.begin_to_look(key, slot, self.cpus);
         self.finish(core, effects);
         let Some((worker, stream, mut probe)) = begun else { return slot.is_settled() };
+        let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         loop {
-            let came = spin_until(|| slot.is_settled() || probe.has_news());
+            let came = !is_late() && spin_until(|| slot.is_settled() || probe.has_news());
+            let now = clock::now_ns();
             let mut core = self.lock();
             let mut effects = Effects::default();
-            core.read_lanes(clock::now_ns(), &mut effects);
+            core.read_lane_of(worker, now, &mut effects);
+            core.read_lanes(now, &mut effects);
             let settled = !core.is_task(key, slot);
             let link = core.process_mut(worker).filter(|link| Arc::ptr_eq(&link.stream, &stream));
             if let Some(link) = link {
-                if came && !settled {
+                // others' replies are no reason to look for ever
+                if came && !settled && now < begun_ns + SOON_NS {
                     probe = link.reader.probe();
                     self.finish(core, effects);
                     continue;
@@ -161,7 +173,12 @@ impl Shared {
             Reading::Attended | Reading::Ended => return None,
         }
         link.reading = Reading::Attended;
-        Some((worker, Arc::clone(&link.stream)))
+        let stream = Arc::clone(&link.stream);
+        // it may be taken back, and given to a worker whose replies this thread does not read
+        if let Some(body) = core.bodies[key.index()].as_mut() {
+            body.awaited = true;
+        }
+        Some((worker, stream))
     }
 
     /// Reads until the slot is settled, the deadline is over, or the stream has ended.
@@ -217,7 +234,9 @@ impl Shared {
 
     fn end_to_attend(&self, worker: WorkerKey, stream: &Arc<Stream>) {
         let mut core = self.lock();
-        let busy = core.sched.worker(worker).is_some_and(Worker::is_busy);
+        let state = core.sched.worker(worker);
+        let busy =
+            state.is_some_and(|worker| worker.is_busy() || worker.phase != WorkerPhase::Ready);
         let Some(link) = core.process_mut(worker) else { return };
         if !Arc::ptr_eq(&link.stream, stream) || link.reading != Reading::Attended {
             return;
@@ -228,6 +247,7 @@ impl Shared {
         } else {
             link.reader.stop_listening();
         }
+        self.finish(core, Effects::default());
     }
 
     /// Somebody sleeps until the task is settled, and does not read the worker's replies: the pool's thread has to, and at once.

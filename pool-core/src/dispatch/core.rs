@@ -30,7 +30,7 @@ use crate::wire::from_worker::Header;
 const LOOK_EVERY: u64 = 16;
 
 /// With fewer unfinished tasks, the waiting of each is observed.
-const FEW: usize = 256;
+const FEW: usize = 8;
 
 /// A process to be started.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +146,8 @@ pub(crate) struct Core {
     pub(super) sleeps_until: u64,
     /// When the pool's thread last looked at the clock, the last pauses of this process, and whether one has just been found.
     pub(super) last_turn: u64,
+    /// The last time that was told to the scheduler: good enough for what happens between two looks at the clock.
+    seen_ns: u64,
     pub(super) pauses: Vec<(u64, u64)>,
     pub(super) excused: bool,
     pub(super) phase: Phase,
@@ -193,6 +195,7 @@ impl Core {
             next_limit_check: u64::MAX,
             sleeps_until: u64::MAX,
             last_turn: clock::now_ns(),
+            seen_ns: clock::now_ns(),
             pauses: Vec::new(),
             excused: false,
             phase: Phase::Running,
@@ -213,6 +216,7 @@ impl Core {
 
     /// Tells the scheduler and does what it wants.
     pub(super) fn event(&mut self, event: Event<'_>, now: u64, effects: &mut Effects) {
+        self.seen_ns = now;
         self.sched.handle(event, now, &mut self.actions);
         self.perform(now, effects);
     }
@@ -230,16 +234,17 @@ impl Core {
             backoff_ns: backoff.map_or(0, ns),
         };
         self.limited += usize::from(body.limits().any());
-        // with a long queue, the waiting of one task in eight tells enough: looking at the clock costs as much as many a task
+        // with several tasks under way, the waiting of one in eight tells enough: looking at the clock costs as much as many a task
         let reads = self.next_id.is_multiple_of(LOOK_EVERY) || !body.payload.is_small();
         let looks = reads
-            || self.sched.any_idle()
             || self.sched.unfinished() < FEW
             || self.next_id.is_multiple_of(8)
+            || self.limited > 0
             || self.sched.is_elastic();
-        let now = if looks { clock::now_ns() } else { 0 };
+        let now = if looks { clock::now_ns() } else { self.seen_ns };
+        self.seen_ns = now;
         body.id = TaskId(self.next_id);
-        body.submitted_ns = now;
+        body.submitted_ns = if looks { now } else { 0 };
         self.next_id += 1;
         if let Some(observer) = &mut self.observer {
             observer.tell(PoolEvent::TaskSubmitted { task: body.info() });

@@ -157,13 +157,17 @@ impl Core {
     /// Has the replies of a worker read by the pool's thread, unless somebody else reads them.
     pub(super) fn unpark(&mut self, worker: WorkerKey) {
         let watch = Arc::clone(&self.watch);
-        if let Some(link) = self.process_mut(worker)
-            && link.reading == Reading::Parked
-            && watch.add(link.stream.as_fd(), reply_token(worker)).is_ok()
-        {
-            link.reading = Reading::Watched;
-            self.listen(worker);
+        let Some(link) = self.process_mut(worker).filter(|link| link.reading == Reading::Parked)
+        else {
+            return;
+        };
+        if watch.add(link.stream.as_fd(), reply_token(worker)).is_err() {
+            // nobody could hear it any more: its end is heard
+            link.signal(GroupSignal::Kill);
+            return;
         }
+        link.reading = Reading::Watched;
+        self.listen(worker);
     }
 
     /// The replies of this worker ring the bell again, unless somebody looks by himself.
@@ -173,8 +177,15 @@ impl Core {
             && !link.reader.listen(need)
         {
             // what lies there already rings no bell
-            self.unread.push(worker);
+            self.read_again(worker);
             self.hurry = true;
+        }
+    }
+
+    /// The pool's thread reads the worker at its next turn.
+    pub(super) fn read_again(&mut self, worker: WorkerKey) {
+        if !self.unread.contains(&worker) {
+            self.unread.push(worker);
         }
     }
 

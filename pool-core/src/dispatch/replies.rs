@@ -61,6 +61,13 @@ impl Core {
         }
     }
 
+    /// Reads the lane of one worker.
+    pub(super) fn read_lane_of(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
+        if self.link(worker).and_then(Link::as_process).is_some() {
+            self.read_ways(worker, Ways::Lane, now, effects);
+        }
+    }
+
     fn read_ways(
         &mut self,
         worker: WorkerKey,
@@ -104,7 +111,7 @@ impl Core {
         }
         if round == Ok(Round::Budget) {
             // the rest rings no bell
-            self.unread.push(worker);
+            self.read_again(worker);
             effects.hurry = true;
         }
         round.unwrap_or(Round::End)

@@ -136,19 +136,29 @@ impl<R> MapResult<R> {
 
     /// Waits until an item has failed, and cancels the others then; or until all are there.
     fn wait_for_failure(&mut self, deadline: Option<Instant>) {
+        if self.whole.first_error().is_some() {
+            self.cancel();
+            return;
+        }
+        // what was added before has been looked at
+        let parts = &mut self.parts[self.added..];
         let queue = CompletionQueue::new();
         let watch = |(index, part): (u64, &Part<R>)| queue.watch(index, part.handle.task());
-        let wakers: Vec<Waker> = (0..).zip(&self.parts).map(watch).collect();
-        for _ in 0..self.parts.len() {
+        let wakers: Vec<Waker> = (0..).zip(&*parts).map(watch).collect();
+        let mut failed = false;
+        for _ in 0..parts.len() {
             let Some(index) = queue.pop(deadline) else { break };
-            if self.parts[index as usize].arrived().first_error().is_some() {
-                self.cancel();
+            failed = parts[index as usize].arrived().first_error().is_some();
+            if failed {
                 break;
             }
         }
         // called again and again with a time limit, this must leave nothing behind
-        for (waker, part) in wakers.iter().zip(&self.parts) {
+        for (waker, part) in wakers.iter().zip(&*parts) {
             part.handle.task().slot().forget(waker);
+        }
+        if failed {
+            self.cancel();
         }
     }
 
@@ -195,7 +205,10 @@ impl<R> MapResult<R> {
     /// Whether all items have a result: `false` also if some are not ready yet. Never blocks. Decodes results that nobody has waited for yet.
     #[must_use]
     pub fn successful(&mut self) -> bool {
-        self.ready() && self.parts.iter_mut().all(|part| part.arrived().first_error().is_none())
+        let added = self.added;
+        self.ready()
+            && self.whole.first_error().is_none()
+            && self.parts[added..].iter_mut().all(|part| part.arrived().first_error().is_none())
     }
 
     /// Has the waker woken when the first chunk that is not ready becomes so; `false`: all are ready.

@@ -83,7 +83,7 @@ pub struct Stats {
     pub workers_lost: u64,
     /// How long answered tasks have run, by their workers' account.
     pub run_time: Times,
-    /// How long answered tasks have taken besides that, from submission to result: mostly waiting for a worker. Of tasks that were submitted when 256 or more were unfinished, one
+    /// How long answered tasks have taken besides that, from submission to result: mostly waiting for a worker. Of tasks that were submitted when eight or more were unfinished, one
     /// in eight is observed.
     pub wait_time: Times,
     /// Which part of the time in which workers were ready or busy they have run tasks: from 0 to 1.

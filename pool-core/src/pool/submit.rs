@@ -62,7 +62,9 @@ fn encode<T: Serialize + 'static>(args: &T, limit: u64) -> Result<SmallBytes, Un
     buffer.clear();
     let encoded = codec::encode_value(args, &mut buffer, limit);
     let encoded = encoded.map(|()| SmallBytes::take(&mut buffer));
-    SCRATCH.set(buffer);
+    if buffer.capacity() <= INLINE_BYTES {
+        SCRATCH.set(buffer);
+    }
     encoded
 }
 

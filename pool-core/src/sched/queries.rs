@@ -78,11 +78,6 @@ impl Scheduler {
         self.config.workers
     }
 
-    /// Whether a task would be given to a worker at once.
-    pub(crate) fn any_idle(&self) -> bool {
-        !self.idle.is_empty()
-    }
-
     /// How many workers have a task.
     pub(crate) fn busy(&self) -> usize {
         self.workers.iter().filter(|(_, worker)| worker.is_busy()).count()

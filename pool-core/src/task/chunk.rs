@@ -35,11 +35,13 @@ impl<R> Chunk<R> {
         Chunk { values: Vec::new(), faults }
     }
 
-    /// Whether there is an outcome for each of so many items. A worker may say anything.
-    fn is_for(&self, items: usize) -> bool {
-        let ordered = self.faults.is_sorted_by(|(one, _), (next, _)| one < next);
-        let inside = self.faults.last().is_none_or(|(last, _)| *last < items as u64);
-        ordered && inside && self.len() == items
+    /// Whether there is an outcome for each of so many items behind so many others, of which so many have faults. A worker may say anything.
+    fn has_added(&self, items: usize, before: usize, faults: usize) -> bool {
+        let faults = &self.faults[faults..];
+        let ordered = faults.is_sorted_by(|(one, _), (next, _)| one < next);
+        let begins = faults.first().is_none_or(|(first, _)| *first >= before as u64);
+        let ends = faults.last().is_none_or(|(last, _)| *last < (before + items) as u64);
+        ordered && begins && ends && self.len() == before + items
     }
 
     /// Adds so many items behind its own, by a function that may do anything: if what it adds is not one outcome for each, all of them have failed.
@@ -50,11 +52,8 @@ impl<R> Chunk<R> {
     ) {
         let (values, faults) = (self.values.len(), self.faults.len());
         let result = add(self);
-        let whole = values + faults + items;
-        let starts = |(at, _): &(u64, TaskError)| *at >= (values + faults) as u64;
-        let is_good = self.faults.get(faults).is_none_or(starts) && self.is_for(whole);
         let error = match result {
-            Ok(()) if is_good => return,
+            Ok(()) if self.has_added(items, values + faults, faults) => return,
             Ok(()) => {
                 let text =
                     format!("the worker's answer is not one outcome for each of {items} items");
@@ -255,13 +254,15 @@ where
     R: DeserializeOwned + 'static,
 {
     let before = whole.len() as u64;
-    let decode = || {
+    let decode = || -> Result<(), String> {
         let (faults, used) = codec::decode_first::<Vec<(u64, Fault)>>(bytes)?;
         let faults = faults
             .into_iter()
             .map(|(at, fault)| (before.saturating_add(at), fault.into_error(limit)));
+        // the values first: decoding them is the user's code, which may panic
+        codec::decode_onto(&bytes[used..], &mut whole.values)?;
         whole.faults.extend(faults);
-        codec::decode_onto(&bytes[used..], &mut whole.values)
+        Ok(())
     };
     attach::returned(decode).map_err(|error| decode_error::<R>(&error))
 }

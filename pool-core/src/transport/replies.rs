@@ -8,7 +8,7 @@ use super::lane::{Lane, LaneProbe, LaneReader, Need};
 use crate::limits::{READ_BUDGET_BYTES, READ_BUFFER_BYTES};
 use crate::small_bytes::SmallBytes;
 use crate::sys::socket;
-use crate::wire::from_worker::{HEADER, Header, Malformed};
+use crate::wire::from_worker::{HEADER, Header, Kind, Malformed};
 
 /// Puts the parts of a stream together again.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ impl ReplyReader {
                 budget = budget.saturating_sub(len as usize);
             }
             self.lane.release();
+            // a worker that only says that something is there gets no more rounds than one that says something
+            budget = budget.saturating_sub(HEADER);
             if budget == 0 {
                 return Ok(Round::Budget);
             }
@@ -115,7 +117,8 @@ impl ReplyReader {
         }
         self.lane.take(&mut header);
         let header = Header::decode(&header, self.max_result)?;
-        if header.len > available - HEADER as u64 {
+        let is_reply = matches!(header.kind, Kind::Done | Kind::Fault);
+        if !is_reply || header.len > available - HEADER as u64 {
             return Err(Malformed);
         }
         let len = header.len as usize;
@@ -225,7 +228,6 @@ fn receive_large(fd: BorrowedFd<'_>, len: u64, body: &mut Vec<u8>) -> io::Result
 mod tests {
     use super::*;
     use crate::ids::Lease;
-    use crate::wire::from_worker::Kind;
     use proptest::prelude::*;
     use std::os::fd::AsFd;
 

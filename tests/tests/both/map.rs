@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use pool_core::{SubmitError, TaskError};
-use pool_tests::{Case, Gate, Ledger};
+use pool_tests::{Case, Gate, Ledger, eventually};
 
 use crate::{Backend, SOON, await_idle, square, squares, until_cancelled, wait_at};
 
@@ -23,6 +23,7 @@ with_both![
     c1_62_two_maps_at_once_are_both_right,
     c2_71_a_map_handle_waits_and_tells,
     c1_49_a_time_limit_on_waiting_for_a_map_leaves_it_alone,
+    c1_49_a_map_that_is_asked_again_and_again_is_not_harmed,
 ];
 
 fn c1_4_map_async_equals_a_serial_map(backend: Backend) {
@@ -228,6 +229,31 @@ fn c1_62_two_maps_at_once_are_both_right(backend: Backend) {
 fn odd_ones(x: u64) -> anyhow::Result<u64> {
     anyhow::ensure!(x % 2 == 1, "{x} is even");
     Ok(x)
+}
+
+/// What was there at the first call was taken, and looked at by the second one as if it had failed.
+fn c1_49_a_map_that_is_asked_again_and_again_is_not_harmed(backend: Backend) {
+    let case = Case::new();
+    let gate = Gate::new();
+    let pool = backend.pool(&case, 2);
+    let may_wait = |gate: Option<String>| gate.map(wait_at).is_some();
+    for fail_fast in [true, false] {
+        let finished = pool.stats().finished;
+        let inputs = [None, None, Some(gate.path())];
+        let call = pool.task(may_wait).chunk_size(1);
+        let call = if fail_fast { call.fail_fast() } else { call };
+        let mut mapped = call.map_async(inputs).unwrap();
+        eventually(SOON, "the first two are done", || pool.stats().finished == finished + 2);
+        for _ in 0..3 {
+            let asked = mapped.get_timeout(Duration::ZERO);
+            assert_eq!(asked, Err(TaskError::NotReady(Duration::ZERO)));
+            assert!(!mapped.successful());
+        }
+        gate.let_pass(1);
+        mapped.wait();
+        assert!(mapped.successful());
+        assert_eq!(mapped.get_timeout(SOON), Ok(vec![false, false, true]));
+    }
 }
 
 fn c2_71_a_map_handle_waits_and_tells(backend: Backend) {
