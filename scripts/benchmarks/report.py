@@ -89,6 +89,8 @@ def beside_all(figures, names):
     """Medians of all sides that have any of these."""
     rows = [row for row in ROWS if row[0] in names]
     sides = [side for side in SIDES if any(figures.median(side, row[0], row[1]) is not None for row in rows)]
+    if not sides:
+        return
     yield from grid(
         ["", "unit", *(SIDES[side] for side in sides)],
         ([label, unit, *(number(figures.median(side, name, key), digits) for side in sides)] for name, key, label, unit, digits, _ in rows),
@@ -119,7 +121,8 @@ def efficiency(figures, measurement):
         if measurement == "efficiency_apply":
             metg = figures.metg_us(side)
             yield f"{metg:.2f} µs" if metg else ""
-    yield from grid(header, map(list, map(row, sides)))
+    if sides:
+        yield from grid(header, map(list, map(row, sides)))
 
 
 def workers(figures):
