@@ -33,6 +33,9 @@ pub(crate) fn tell(pool: &str, event: &crate::PoolEvent) {
         E::WorkerLost { worker, pid, cause } => {
             warn!(target: "pool_core", pool, worker = worker.get(), pid, %cause, "worker lost");
         }
+        E::SandboxIncomplete { worker, pid, missing } => {
+            warn!(target: "pool_core", pool, worker = worker.get(), pid, ?missing, "sandbox is incomplete");
+        }
         E::Missed { events } => {
             warn!(target: "pool_core", pool, events, "too many events, some were dropped");
         }

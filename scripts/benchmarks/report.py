@@ -87,7 +87,7 @@ def beside_python(figures):
 
 def beside_all(figures, names):
     """Medians of all sides that have any of these."""
-    rows = [row for row in ROWS if row[0] in names]
+    rows = [row for row in ROWS if row[0] in names and figures.sides(row[0])]
     sides = [side for side in SIDES if any(figures.median(side, row[0], row[1]) is not None for row in rows)]
     if not sides:
         return
