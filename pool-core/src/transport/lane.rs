@@ -371,11 +371,11 @@ mod tests {
 mod model {
     use super::*;
     use crate::primitives::{lock, unpoisoned};
-    use loom::sync::atomic::{AtomicU64, Ordering, fence};
+    use loom::sync::atomic::{AtomicU64, Ordering};
     use loom::sync::{Arc, Condvar, Mutex};
     use loom::thread;
 
-    /// loom takes accesses in one order for weaker ones, but knows such fences.
+    /// loom takes loads and stores in one order for weaker ones. Swaps and additions see the last value, whatever their ordering: such steps are in one order.
     impl Word for AtomicU64 {
         fn get(&self) -> u64 {
             self.load(Ordering::Acquire)
@@ -386,20 +386,15 @@ mod model {
         }
 
         fn put_in_order(&self, value: u64) {
-            self.store(value, Ordering::Release);
-            fence(Ordering::SeqCst);
+            self.swap(value, Ordering::AcqRel);
         }
 
         fn get_in_order(&self) -> u64 {
-            fence(Ordering::SeqCst);
-            self.load(Ordering::Acquire)
+            self.fetch_add(0, Ordering::AcqRel)
         }
 
         fn take_in_order(&self) -> u64 {
-            fence(Ordering::SeqCst);
-            let value = self.swap(0, Ordering::AcqRel);
-            fence(Ordering::SeqCst);
-            value
+            self.swap(0, Ordering::AcqRel)
         }
     }
 
