@@ -176,9 +176,13 @@ impl<R> MapResult<R> {
     }
 
     /// Waits for all items and gives an outcome for each. A worker that dies takes the results of the chunk with it that it was
-    /// working on: all items of that chunk then have the same error.
+    /// working on: all items of that chunk then have the same error. If an earlier call has given the results, each is [`TaskError::AlreadyTaken`].
     #[must_use]
     pub fn get_each(mut self) -> Vec<Result<R, TaskError>> {
+        if self.taken {
+            let items = self.parts.iter().map(|part| part.items).sum();
+            return (0..items).map(|_| Err(TaskError::AlreadyTaken)).collect();
+        }
         self.take_whole().into_outcomes().collect()
     }
 
@@ -206,7 +210,8 @@ impl<R> MapResult<R> {
     #[must_use]
     pub fn successful(&mut self) -> bool {
         let added = self.added;
-        self.ready()
+        !self.taken
+            && self.ready()
             && self.whole.first_error().is_none()
             && self.parts[added..].iter_mut().all(|part| part.arrived().first_error().is_none())
     }

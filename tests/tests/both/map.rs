@@ -253,6 +253,8 @@ fn c1_49_a_map_that_is_asked_again_and_again_is_not_harmed(backend: Backend) {
         mapped.wait();
         assert!(mapped.successful());
         assert_eq!(mapped.get_timeout(SOON), Ok(vec![false, false, true]));
+        assert!(!mapped.successful(), "what was taken is not there any more");
+        assert_eq!(mapped.get_each(), vec![Err(TaskError::AlreadyTaken); 3]);
     }
 }
 
