@@ -47,12 +47,8 @@ impl SmallBytes {
 
 impl From<&[u8]> for SmallBytes {
     fn from(source: &[u8]) -> SmallBytes {
-        if source.len() > ROOM {
-            return SmallBytes::Many(source.to_vec());
-        }
-        let mut bytes = [0; ROOM];
-        bytes[..source.len()].copy_from_slice(source);
-        SmallBytes::Few { len: source.len() as u8, bytes }
+        SmallBytes::few(source.len(), |bytes| bytes.copy_from_slice(source))
+            .unwrap_or_else(|| SmallBytes::Many(source.to_vec()))
     }
 }
 
