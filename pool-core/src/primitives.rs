@@ -1,9 +1,13 @@
-//! The locks of the code that is model-checked: loom's under `--cfg loom`, std's otherwise.
+//! The locks and flags of the code that is model-checked: loom's under `--cfg loom`, std's otherwise.
 
 use std::sync::PoisonError;
 
 #[cfg(loom)]
+pub(crate) use loom::sync::atomic::AtomicBool;
+#[cfg(loom)]
 pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 

@@ -1,14 +1,17 @@
 //! A one-shot cell for a task's outcome: settled once, by whoever comes first; waited for by a thread, by wakers, or not at all.
 
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::primitives::{Condvar, Mutex, lock, unharmed, unpoisoned};
+use crate::primitives::{AtomicBool, Condvar, Mutex, lock, unharmed, unpoisoned};
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Slot<T> {
     state: Mutex<State<T>>,
+    /// Not pending any more: to be asked without the lock. Set with the lock held.
+    is_settled: AtomicBool,
     settled: Condvar,
 }
 
@@ -20,14 +23,23 @@ enum State<T> {
 }
 
 impl<T> Slot<T> {
+    #[inline]
     pub(crate) fn new() -> Slot<T> {
         let state = State::Pending { wakers: Vec::new(), sleepers: 0 };
-        Slot { state: Mutex::new(state), settled: Condvar::new() }
+        Slot {
+            state: Mutex::new(state),
+            is_settled: AtomicBool::new(false),
+            settled: Condvar::new(),
+        }
     }
 
     /// A slot that was never pending.
     pub(crate) fn of(value: T) -> Slot<T> {
-        Slot { state: Mutex::new(State::Settled(value)), settled: Condvar::new() }
+        Slot {
+            state: Mutex::new(State::Settled(value)),
+            is_settled: AtomicBool::new(true),
+            settled: Condvar::new(),
+        }
     }
 
     /// Settles the slot and wakes all that wait. Wakers are user code: nothing may be locked here. A second value is refused.
@@ -36,6 +48,7 @@ impl<T> Slot<T> {
         let State::Pending { wakers, sleepers } = &mut *state else { return Err(value) };
         let (wakers, sleepers) = (std::mem::take(wakers), *sleepers);
         *state = State::Settled(value);
+        self.is_settled.store(true, Release);
         drop(state);
         if sleepers > 0 {
             self.settled.notify_all();
@@ -47,9 +60,34 @@ impl<T> Slot<T> {
         Ok(())
     }
 
+    /// Settles the slot if nobody waits for it: calls no code of anybody's, so locks may be held. Otherwise the value is given back.
+    #[inline]
+    pub(crate) fn settle_unwaited(&self, value: T) -> Result<(), T> {
+        let mut state = lock(&self.state);
+        match &*state {
+            State::Pending { wakers, sleepers: 0 } if wakers.is_empty() => {
+                *state = State::Settled(value);
+                self.is_settled.store(true, Release);
+                Ok(())
+            }
+            _ => Err(value),
+        }
+    }
+
     /// Whether there is a value, or there was one.
+    #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        !matches!(*lock(&self.state), State::Pending { .. })
+        self.is_settled.load(Acquire)
+    }
+
+    /// What [`take`](Self::take) gives, by the last one who has the slot.
+    #[inline]
+    pub(crate) fn into_value(self) -> Option<Option<T>> {
+        match unpoisoned(self.state.into_inner()) {
+            State::Pending { .. } => None,
+            State::Settled(value) => Some(Some(value)),
+            State::Taken => Some(None),
+        }
     }
 
     /// Takes the value out; `None` as long as there is none. `Some(None)`: it was taken before.
@@ -144,6 +182,28 @@ mod tests {
     }
 
     #[test]
+    fn only_a_slot_that_nobody_waits_for_is_settled_without_waking() {
+        let waker = Waker::from(Arc::new(Count(AtomicUsize::new(0))));
+        let slot = Slot::new();
+        assert!(slot.register(&waker));
+        assert_eq!(slot.settle_unwaited(1), Err(1));
+        assert!(!slot.is_settled());
+        slot.forget(&waker);
+        assert_eq!(slot.settle_unwaited(1), Ok(()));
+        assert_eq!(slot.settle_unwaited(2), Err(2));
+        assert!(slot.is_settled());
+        assert_eq!(slot.into_value(), Some(Some(1)));
+    }
+
+    #[test]
+    fn the_last_owner_gets_what_take_would_give() {
+        assert_eq!(Slot::<u8>::new().into_value(), None);
+        let slot = Slot::of(1);
+        assert_eq!(slot.take(), Some(Some(1)));
+        assert_eq!(slot.into_value(), Some(None));
+    }
+
+    #[test]
     fn a_waker_is_woken_once_however_often_it_is_registered() {
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&count));
@@ -198,6 +258,20 @@ mod model {
             let waiter = Arc::clone(&slot);
             let waiter = thread::spawn(move || waiter.wait(None));
             slot.settle(1).unwrap();
+            assert!(waiter.join().unwrap());
+            assert_eq!(slot.take(), Some(Some(1)));
+        });
+    }
+
+    #[test]
+    fn a_sleeper_is_told_whoever_settles() {
+        loom::model(|| {
+            let slot = Arc::new(Slot::new());
+            let waiter = Arc::clone(&slot);
+            let waiter = thread::spawn(move || waiter.is_settled() || waiter.wait(None));
+            if let Err(value) = slot.settle_unwaited(1) {
+                slot.settle(value).unwrap();
+            }
             assert!(waiter.join().unwrap());
             assert_eq!(slot.take(), Some(Some(1)));
         });

@@ -15,6 +15,7 @@ pub(crate) enum SmallBytes {
 
 impl SmallBytes {
     /// Takes what is in the buffer: many as they are, few as a copy, which leaves the buffer its memory.
+    #[inline]
     pub(crate) fn take(buffer: &mut Vec<u8>) -> SmallBytes {
         if buffer.len() <= ROOM {
             let few = SmallBytes::from(&buffer[..]);
@@ -26,6 +27,7 @@ impl SmallBytes {
     }
 
     /// So few bytes, written by the function over zeros; `None` if they are too many.
+    #[inline]
     pub(crate) fn few(len: usize, fill: impl FnOnce(&mut [u8])) -> Option<SmallBytes> {
         let mut bytes = [0; ROOM];
         fill(bytes.get_mut(..len)?);
@@ -33,6 +35,7 @@ impl SmallBytes {
     }
 
     /// Whether they have memory of their own.
+    #[inline]
     pub(crate) fn is_many(&self) -> bool {
         matches!(self, SmallBytes::Many(_))
     }
@@ -46,6 +49,7 @@ impl SmallBytes {
 }
 
 impl From<&[u8]> for SmallBytes {
+    #[inline]
     fn from(source: &[u8]) -> SmallBytes {
         SmallBytes::few(source.len(), |bytes| bytes.copy_from_slice(source))
             .unwrap_or_else(|| SmallBytes::Many(source.to_vec()))
@@ -53,6 +57,7 @@ impl From<&[u8]> for SmallBytes {
 }
 
 impl From<Vec<u8>> for SmallBytes {
+    #[inline]
     fn from(bytes: Vec<u8>) -> SmallBytes {
         SmallBytes::Many(bytes)
     }
@@ -61,6 +66,7 @@ impl From<Vec<u8>> for SmallBytes {
 impl Deref for SmallBytes {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match self {
             SmallBytes::Few { len, bytes } => &bytes[..usize::from(*len)],

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use super::Settings;
 use super::courier::Courier;
 use super::observer::Observer;
-use super::task::{Body, Extras, Finish, Payload, Request, TaskSlot, ns, settle_finished};
+use super::task::{Body, Extras, Finish, Payload, Request, TaskSlot, settle_finished};
 use super::timings::{Times, Timings};
 use crate::backend::Link;
 use crate::backend::process::exit::OomKills;
@@ -23,7 +23,7 @@ use crate::small_bytes::SmallBytes;
 use crate::sys::poll::Watch;
 use crate::sys::{clock, process};
 use crate::task::callee::Callee;
-use crate::task::job::Outcome;
+use crate::task::job::{Outcome, Value};
 use crate::wire::from_worker::Header;
 
 /// One in so many submissions looks what workers have answered; of those with larger arguments, each.
@@ -62,10 +62,11 @@ pub(crate) struct Effects {
 
 impl Effects {
     /// Tells a handle, after the callbacks if there are any, and frees what the task had.
+    #[inline]
     pub(super) fn settle(&mut self, body: Body, outcome: Outcome, courier: &Arc<Courier>) {
         let (slot, payload, mut extras) = body.into_parts();
         match extras.as_mut().and_then(|extras| extras.finish.take()) {
-            None => self.settled.push((slot, outcome)),
+            None => self.tell(slot, outcome),
             Some(finish) => {
                 // under the lock: who waits for callbacks after the last worker has left waits for this one
                 courier.expect();
@@ -77,6 +78,18 @@ impl Effects {
             self.garbage.push(payload);
         }
         self.released.extend(extras);
+    }
+
+    /// At once if that calls nobody's code: nobody waits for a result that is only bytes. The others are told without the lock.
+    #[inline]
+    fn tell(&mut self, slot: Arc<TaskSlot>, outcome: Outcome) {
+        let untold = match outcome {
+            Ok(Value::Direct(_)) => Err(outcome),
+            bytes => slot.settle_unwaited(bytes),
+        };
+        if let Err(outcome) = untold {
+            self.settled.push((slot, outcome));
+        }
     }
 }
 
@@ -127,10 +140,6 @@ pub(crate) struct Core {
     /// Where fork servers tell how workers have ended, and workers that have ended of which that was not told yet.
     pub(super) ends: Vec<Arc<WorkerEnds>>,
     pub(super) untold: Vec<WorkerKey>,
-    /// The outcome of the reply that is being told to the scheduler.
-    pub(super) reply: Option<Outcome>,
-    /// How long it has run, by its worker's account.
-    pub(super) reply_ns: u64,
     /// What of the sandbox workers could not apply.
     pub(crate) sandbox_gaps: Vec<String>,
     /// What finalizers have given.
@@ -183,8 +192,6 @@ impl Core {
             hurry: false,
             ends: Vec::new(),
             untold: Vec::new(),
-            reply: None,
-            reply_ns: 0,
             sandbox_gaps: Vec::new(),
             finalized: Vec::new(),
             next_id: 1,
@@ -222,17 +229,11 @@ impl Core {
     }
 
     /// The pool is open, so this can't fail.
+    #[inline]
     pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> TaskKey {
-        let Request { mut body, items, retries, priority, backoff, attended } = request;
+        let Request { mut body, items, retries, priority, backoff_ns, attended } = request;
         let function = self.function(body.callee);
-        let spec = Spec {
-            function,
-            size: body.size(),
-            items,
-            retries,
-            priority,
-            backoff_ns: backoff.map_or(0, ns),
-        };
+        let spec = Spec { function, size: body.size(), items, retries, priority, backoff_ns };
         self.limited += usize::from(body.limits().any());
         // with several tasks under way, the waiting of one in eight tells enough: looking at the clock costs as much as many a task
         let reads = self.next_id.is_multiple_of(LOOK_EVERY) || !body.payload.is_small();
@@ -264,6 +265,7 @@ impl Core {
     }
 
     /// The scheduler's number for a function. Most programs submit the same one many times.
+    #[inline]
     fn function(&mut self, callee: Callee) -> u32 {
         if let Some((last, function)) = self.last_function
             && last == callee
@@ -276,6 +278,7 @@ impl Core {
         function
     }
 
+    #[inline]
     pub(super) fn check_open(&self) -> Result<(), SubmitError> {
         match (self.sched.phase(), self.sched.broken()) {
             (Phase::Running, _) => Ok(()),
@@ -285,6 +288,7 @@ impl Core {
     }
 
     /// Whether waiting submitters should be woken: not for each single place, unless workers run out of tasks.
+    #[inline]
     pub(super) fn has_room(&self, max_pending: usize) -> bool {
         let unfinished = self.sched.unfinished();
         let plenty = unfinished <= max_pending - max_pending / 4;
@@ -315,6 +319,7 @@ impl Core {
     }
 
     /// Tells the observer, if there is one.
+    #[inline]
     pub(super) fn tell(&mut self, event: impl FnOnce() -> PoolEvent) {
         if let Some(observer) = &mut self.observer {
             observer.tell(event());
@@ -353,6 +358,7 @@ impl Core {
 }
 
 /// Puts a value at a key of the scheduler's.
+#[inline]
 pub(super) fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
     if table.len() <= index {
         table.resize_with(index + 1, || None);

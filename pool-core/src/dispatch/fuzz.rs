@@ -157,14 +157,15 @@ impl<'a> World<'a> {
             ..Extras::default()
         };
         let payload = Payload::encoded(vec![options; len].into());
-        let body = Body::new(Callee(i64::from(options & 12)), "fuzz", payload, extras);
+        let body =
+            Body::new(Callee(i64::from(options & 12)), "fuzz", payload, extras.unless_empty());
         let slot = Arc::clone(body.slot());
         let request = Request {
             body,
             items: 1,
             retries,
             priority: i32::from(options >> 6),
-            backoff: None,
+            backoff_ns: 0,
             attended: options & 128 > 0,
         };
         let mut effects = Effects::default();

@@ -28,7 +28,7 @@ use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::core::{Core, Effects};
-pub(crate) use self::task::{Body, Extras, Finish, Payload, Request, TaskSlot};
+pub(crate) use self::task::{Body, Extras, Finish, Payload, Request, TaskSlot, ns};
 use crate::backend::process::spawner::Recipe;
 use crate::backend::process::tagging::{Finishing, Tagger};
 use crate::error::{PoolError, SubmitError};
@@ -212,6 +212,7 @@ impl Shared {
     }
 
     /// Lets the lock go, then does what must not be done with it held.
+    #[inline]
     pub(crate) fn finish(&self, mut core: MutexGuard<'_, Core>, mut effects: Effects) {
         let room = core.has_room(self.settings.max_pending);
         effects.hurry |= std::mem::take(&mut core.hurry);
@@ -234,6 +235,7 @@ impl Shared {
     }
 
     /// Takes a task in; waits while `max_pending` tasks are unfinished, or gives `None` if it may not wait.
+    #[inline]
     pub(crate) fn submit(
         &self,
         request: Request,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::{Core, Effects, SpawnRequest};
 use super::service::reply_token;
-use super::task::Payload;
+use super::task::{Body, Payload};
 use crate::backend::Link;
 use crate::backend::process::link::{BigInput, Reading};
 use crate::error::{ExitCause, TaskError, TaskInfo};
@@ -51,6 +51,7 @@ impl Core {
         }
     }
 
+    #[inline]
     fn act(&mut self, action: Action, now: u64, effects: &mut Effects) {
         match action {
             Action::Spawn { worker, seat } => {
@@ -77,10 +78,11 @@ impl Core {
                     self.tell(|| PoolEvent::TaskRetried { task });
                 }
             }
-            Action::Settle { task, verdict } => self.settle(task, verdict, now, effects),
+            Action::Settle { task, verdict } => self.settle(task, verdict, effects),
         }
     }
 
+    #[inline]
     fn lease(&mut self, worker: WorkerKey, task: TaskKey, lease: Lease, now: u64) {
         let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref) else { return };
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
@@ -261,28 +263,48 @@ impl Core {
         self.limited = 0;
     }
 
-    fn settle(&mut self, task: TaskKey, verdict: Verdict, now: u64, effects: &mut Effects) {
+    /// The task has ended otherwise than by a reply.
+    fn settle(&mut self, task: TaskKey, verdict: Verdict, effects: &mut Effects) {
         #[cfg(test)]
         fail_on_own_thread(&verdict);
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
-        self.limited -= usize::from(body.limits().any());
-        let elapsed = (verdict == Verdict::Replied).then_some(self.reply_ns);
-        if let Some(run_ns) = elapsed {
-            let submitted = Some(body.submitted_ns).filter(|&at| at != 0);
-            self.timings.observe(submitted.map(|at| now.saturating_sub(at)), run_ns);
-        }
-        let outcome: Outcome = match verdict {
-            Verdict::Replied => {
-                self.reply.take().unwrap_or_else(|| Err(Box::new(TaskError::Terminated)))
-            }
-            other => Err(Box::new(self.error(other, body.info()))),
+        let error = self.error(verdict, body.info());
+        self.conclude(body, Err(Box::new(error)), None, effects);
+    }
+
+    /// The task was answered, and has run for so long by its worker's account.
+    #[inline]
+    pub(super) fn settle_replied(
+        &mut self,
+        task: TaskKey,
+        outcome: Outcome,
+        run_ns: u64,
+        now: u64,
+        effects: &mut Effects,
+    ) {
+        let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
+            return;
         };
+        let submitted = Some(body.submitted_ns).filter(|&at| at != 0);
+        self.timings.observe(submitted.map(|at| now.saturating_sub(at)), run_ns);
+        self.conclude(body, outcome, Some(run_ns), effects);
+    }
+
+    #[inline]
+    fn conclude(
+        &mut self,
+        body: Body,
+        outcome: Outcome,
+        run_ns: Option<u64>,
+        effects: &mut Effects,
+    ) {
+        self.limited -= usize::from(body.limits().any());
         if let Some(observer) = &mut self.observer {
             let (task, error) =
                 (body.info(), outcome.as_ref().err().map(|error| (**error).clone()));
-            let elapsed = elapsed.map(Duration::from_nanos);
+            let elapsed = run_ns.map(Duration::from_nanos);
             observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
         }
         effects.settle(body, outcome, &self.courier);
@@ -295,7 +317,9 @@ impl Core {
             Verdict::Quarantined(workers) => TaskError::Quarantined { task, workers },
             Verdict::TimedOut => TaskError::TimedOut,
             Verdict::Cancelled => TaskError::Cancelled,
-            Verdict::Terminated | Verdict::Replied => TaskError::Terminated,
+            Verdict::Terminated => TaskError::Terminated,
+            #[cfg(test)]
+            Verdict::Replied => TaskError::Terminated,
             Verdict::Broken => match self.sched.broken() {
                 Some(crate::PoolError::InitFailed(text)) => TaskError::InitFailed(text.clone()),
                 Some(reason) => TaskError::PoolBroken(reason.reason()),

@@ -14,7 +14,7 @@ use crate::events::PoolEvent;
 use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::MEMORY_CHECK_NS;
 use crate::output::TaskOutput;
-use crate::sched::{self, Event, WorkerPhase};
+use crate::sched::{self, Event, Reply, WorkerPhase};
 use crate::small_bytes::SmallBytes;
 use crate::sys::signal::GroupSignal;
 use crate::sys::{failpoint, process};
@@ -125,6 +125,7 @@ impl Core {
     }
 
     /// `false`: a worker does not say this now.
+    #[inline]
     fn on_frame(
         &mut self,
         worker: WorkerKey,
@@ -188,6 +189,7 @@ impl Core {
         }
     }
 
+    #[inline]
     fn on_reply(
         &mut self,
         worker: WorkerKey,
@@ -197,17 +199,14 @@ impl Core {
         effects: &mut Effects,
     ) -> bool {
         let Header { kind, lease, elapsed_ns, .. } = header;
-        if !self.sched.holds(worker, lease) {
-            // nobody gave it this task
-            return false;
-        }
+        // first: a task ends only by a reply that says something
         let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
         failpoint::at("parent.reply");
-        self.reply = Some(outcome);
-        self.reply_ns = elapsed_ns;
-        self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
-        // not taken: the task was settled before
-        self.reply = None;
+        match self.sched.reply(worker, lease, elapsed_ns, now) {
+            Reply::Settles(task) => self.settle_replied(task, outcome, elapsed_ns, now, effects),
+            Reply::Late => {}
+            Reply::Unknown => return false,
+        }
         if self.limited > 0 {
             // the next one of this worker may have a limit
             self.next_limit_check = self.next_limit_check.min(now.saturating_add(LOOK_NS));
@@ -216,6 +215,7 @@ impl Core {
     }
 
     /// What the body of a frame says; `None` if it says nothing.
+    #[inline]
     fn outcome(&self, is_value: bool, body: SmallBytes) -> Option<Outcome> {
         if is_value {
             return Some(Ok(Value::Encoded(body)));

@@ -28,6 +28,7 @@ pub(crate) struct TaskSlot {
 }
 
 impl TaskSlot {
+    #[inline]
     pub(crate) fn new() -> TaskSlot {
         TaskSlot { outcome: Slot::new(), output: Mutex::new(None) }
     }
@@ -35,6 +36,12 @@ impl TaskSlot {
     /// The slot of a task that has an outcome before it was one.
     pub(crate) fn of(outcome: Outcome) -> TaskSlot {
         TaskSlot { outcome: Slot::of(outcome), output: Mutex::new(None) }
+    }
+
+    /// The outcome, for the last one who has the slot.
+    #[inline]
+    pub(crate) fn into_outcome(self) -> Option<Option<Outcome>> {
+        self.outcome.into_value()
     }
 
     /// What the task has printed, if that is captured.
@@ -75,6 +82,7 @@ pub(crate) enum Payload {
 
 impl Payload {
     /// Encoded arguments.
+    #[inline]
     pub(crate) fn encoded(bytes: SmallBytes) -> Payload {
         if bytes.len() > INLINE_BYTES {
             Payload::Big(Arc::new(bytes.into_vec()))
@@ -84,10 +92,12 @@ impl Payload {
     }
 
     /// Whether it lies in its owner: forgetting it takes no time.
+    #[inline]
     pub(super) fn is_small(&self) -> bool {
         matches!(self, Payload::Inline(bytes) if !bytes.is_many())
     }
 
+    #[inline]
     fn len(&self) -> usize {
         match self {
             Payload::Inline(bytes) => bytes.len(),
@@ -115,7 +125,7 @@ pub(crate) struct Request {
     pub(crate) retries: u32,
     pub(crate) priority: i32,
     /// The pause before the first retry.
-    pub(crate) backoff: Option<Duration>,
+    pub(crate) backoff_ns: u64,
     /// The caller waits for the result next, and reads the worker's replies itself.
     pub(crate) attended: bool,
 }
@@ -148,24 +158,29 @@ pub(crate) struct Extras {
 }
 
 impl Extras {
-    fn is_empty(&self) -> bool {
-        self.name.is_none()
+    /// `None` if there are none: nearly always.
+    #[inline]
+    pub(crate) fn unless_empty(self) -> Option<Box<Extras>> {
+        let is_empty = self.name.is_none()
             && self.attachments.is_empty()
             && self.timeout.is_none()
             && self.soft_timeout.is_none()
-            && self.finish.is_none()
+            && self.finish.is_none();
+        (!is_empty).then(|| Box::new(self))
     }
 }
 
 static NO_ATTACHMENTS: Attachments = Attachments::NONE;
 
 impl Body {
+    #[inline]
     pub(crate) fn new(
         callee: Callee,
         function: &'static str,
         payload: Payload,
-        extras: Extras,
+        extras: Option<Box<Extras>>,
     ) -> Body {
+        let finishes = extras.as_ref().is_some_and(|extras| extras.finish.is_some());
         Body {
             id: TaskId(0),
             callee,
@@ -173,11 +188,12 @@ impl Body {
             payload,
             slot: Arc::new(TaskSlot::new()),
             submitted_ns: 0,
-            awaited: extras.finish.is_some(),
-            extras: (!extras.is_empty()).then(|| Box::new(extras)),
+            awaited: finishes,
+            extras,
         }
     }
 
+    #[inline]
     pub(crate) fn slot(&self) -> &Arc<TaskSlot> {
         &self.slot
     }
@@ -187,28 +203,32 @@ impl Body {
         TaskInfo { id: self.id, name: name.unwrap_or(self.function).to_owned() }
     }
 
+    #[inline]
     pub(crate) fn attachments(&self) -> &Attachments {
         self.extras.as_ref().map_or(&NO_ATTACHMENTS, |extras| &extras.attachments)
     }
 
+    #[inline]
     pub(super) fn limits(&self) -> TimeLimits {
         let Some(extras) = &self.extras else { return TimeLimits::default() };
         TimeLimits { soft_ns: extras.soft_timeout.map(ns), hard_ns: extras.timeout.map(ns) }
     }
 
     /// What counts as its size on its way to a worker.
+    #[inline]
     pub(super) fn size(&self) -> u64 {
         let objects = self.attachments().objects().len() as u64;
         self.payload.len() as u64 + objects * ATTACHMENT_BYTES
     }
 
+    #[inline]
     pub(super) fn into_parts(self) -> (Arc<TaskSlot>, Payload, Option<Box<Extras>>) {
         (self.slot, self.payload, self.extras)
     }
 }
 
 /// A time for the scheduler.
-pub(super) fn ns(time: Duration) -> u64 {
+pub(crate) fn ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

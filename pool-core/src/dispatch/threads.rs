@@ -15,7 +15,7 @@ use crate::error::{ExitCause, PoolError, TaskError};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, WorkerIndex, WorkerKey};
 use crate::limits::TELL_NS;
-use crate::sched::{Event, WorkerPhase};
+use crate::sched::{Event, Reply, WorkerPhase};
 use crate::sys::clock;
 use crate::sys::process;
 use crate::task::entry::Output;
@@ -204,11 +204,12 @@ impl Core {
     pub(super) fn read_thread(&mut self, worker: WorkerKey, now: u64, effects: &mut Effects) {
         let Some(Link::Thread(link)) = self.link(worker) else { return };
         for Done { lease, elapsed_ns, outcome } in link.port.take_done() {
-            self.reply = Some(outcome);
-            self.reply_ns = elapsed_ns;
-            self.event(Event::Replied { worker, lease, elapsed_ns }, now, effects);
-            // not taken: the task was settled before
-            effects.unwanted.extend(self.reply.take());
+            match self.sched.reply(worker, lease, elapsed_ns, now) {
+                Reply::Settles(task) => {
+                    self.settle_replied(task, outcome, elapsed_ns, now, effects);
+                }
+                Reply::Late | Reply::Unknown => effects.unwanted.push(outcome),
+            }
         }
         self.event(Event::RepliesRead { worker }, now, effects);
     }

@@ -43,6 +43,7 @@ impl Timings {
     }
 
     /// A task was answered that had been submitted `total_ns` ago, as far as that is known, and has run for `run_ns`, by its worker's account.
+    #[inline]
     pub(super) fn observe(&mut self, total_ns: Option<u64>, run_ns: u64) {
         let run_ns = run_ns.min(total_ns.unwrap_or(LONGEST_NS));
         self.run.saturating_record(run_ns.max(1));

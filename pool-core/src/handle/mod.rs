@@ -32,7 +32,7 @@ use crate::ids::TaskKey;
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::clock;
-use crate::task::job::{Value, opened};
+use crate::task::job::{Outcome, Value, opened};
 use crate::transport::status::Progress;
 
 /// The result of a task, as soon as there is one: to be blocked on with [`get`](AsyncResult::get), or awaited on any executor.
@@ -73,11 +73,13 @@ pub(crate) struct TaskRef {
 }
 
 impl TaskRef {
+    #[inline]
     pub(crate) fn new(shared: Arc<Shared>, slot: Arc<TaskSlot>, key: Option<TaskKey>) -> TaskRef {
         TaskRef { shared, slot, key, _kept: Attachments::default() }
     }
 
     /// Keeps these objects as long as the handle lives, but no ends of pipes: those must be closed when the task has ended.
+    #[inline]
     pub(crate) fn keeping(self, attachments: Attachments) -> TaskRef {
         TaskRef { _kept: attachments.only_memory(), ..self }
     }
@@ -99,6 +101,16 @@ impl TaskRef {
         match self.key {
             Some(key) => self.shared.wait(key, &self.slot, deadline),
             None => self.slot.wait(deadline),
+        }
+    }
+
+    /// The outcome, as [`Slot::take`](crate::slot::Slot::take) gives it.
+    #[inline]
+    fn into_outcome(self) -> Option<Option<Outcome>> {
+        // nearly always the pool has forgotten the task, and nobody else has the slot
+        match Arc::try_unwrap(self.slot) {
+            Ok(slot) => slot.into_outcome(),
+            Err(slot) => slot.take(),
         }
     }
 
@@ -150,6 +162,7 @@ impl Wake for Errand {
 }
 
 impl<R> AsyncResult<R> {
+    #[inline]
     pub(crate) fn new(task: TaskRef, decode: Decode<R>) -> Self {
         AsyncResult { task, decode }
     }
@@ -163,8 +176,14 @@ impl<R> AsyncResult<R> {
     /// # Errors
     /// The reason why there is no result: see [`TaskError`].
     pub fn get(self) -> Result<R, TaskError> {
-        self.task.wait(None);
-        self.take().unwrap_or(Err(TaskError::AlreadyTaken))
+        if !self.ready() {
+            self.task.wait(None);
+        }
+        let limit = self.task.shared.settings.max_result;
+        match self.task.into_outcome().flatten() {
+            Some(outcome) => opened(outcome, |value| (self.decode)(value, limit)),
+            None => Err(TaskError::AlreadyTaken),
+        }
     }
 
     /// Waits for the result for at most `timeout` and gives it. The task goes on when the time is up, and the handle stays good.

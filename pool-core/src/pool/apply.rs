@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Pool;
-use super::options::Options;
+use super::options::{AWAITED, Options, PLAIN};
 use super::submit::{Function, MayWait, NoTask};
+use super::{Pool, call};
 use crate::attach::Attachments;
 use crate::dispatch::{Payload, TaskSlot, Workers};
 use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
@@ -37,7 +37,8 @@ impl Pool {
         Args: Serialize + DeserializeOwned + Send + 'static,
         Kind: 'static,
     {
-        self.task::<F, Kind>(function).apply(args)
+        let _ = function;
+        call::submit_one::<F, Args, Kind>(self, args, &AWAITED, None)?.get()
     }
 
     /// Submits one task. Blocks only while [`max_pending`](crate::PoolBuilder::max_pending) tasks are unfinished.
@@ -68,7 +69,8 @@ impl Pool {
         Args: Serialize + DeserializeOwned + Send + 'static,
         Kind: 'static,
     {
-        self.task::<F, Kind>(function).apply_async(args)
+        let _ = function;
+        call::submit_one::<F, Args, Kind>(self, args, &PLAIN, None)
     }
 
     /// Submits one task if there is room for it at once. Never blocks.

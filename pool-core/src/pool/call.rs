@@ -63,8 +63,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             return self.apply_async(args)?.get();
         }
         let options = Options { awaited: true, ..self.options.clone() };
-        let task = self.pool.submit(&Self::one::<Args>(), args, 1, &options, None)?;
-        AsyncResult::new(task, decode_one::<F::Output>).get()
+        submit_one::<F, Args, Kind>(self.pool, args, &options, None)?.get()
     }
 
     /// [`Pool::apply_async`] with these options.
@@ -78,8 +77,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
         let finish = self.finish::<F::Output>();
-        let task = self.pool.submit(&Self::one::<Args>(), args, 1, &self.options, finish)?;
-        Ok(AsyncResult::new(task, decode_one::<F::Output>))
+        submit_one::<F, Args, Kind>(self.pool, args, &self.options, finish)
     }
 
     /// [`Pool::try_apply_async`] with these options.
@@ -95,7 +93,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         S: Callback<F::Output>,
         Args: Serialize + DeserializeOwned + Send + 'static,
     {
-        let (function, finish) = (Self::one::<Args>(), self.finish::<F::Output>());
+        let (function, finish) = (one::<F, Args, Kind>(), self.finish::<F::Output>());
         match self.pool.try_submit(&function, args, 1, &self.options, finish, MayWait::No) {
             Ok(task) => Ok(AsyncResult::new(task, decode_one::<F::Output>)),
             Err(Unsubmitted::Full(args)) => Err(TrySubmitError::Full(args)),
@@ -162,15 +160,6 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         self.submit_map(items.into_iter())
     }
 
-    fn one<Args>() -> Function<Args>
-    where
-        F: TaskFn<Args, Kind>,
-        Args: Serialize + DeserializeOwned + Send + 'static,
-    {
-        let callee = Callee::of(entry::single::<F, Args, Kind>);
-        Function::new::<F>(callee, job::single::<F, Args, Kind>)
-    }
-
     /// What is done with the result of a single task before its handle has it.
     fn finish<R>(&self) -> Option<Finish>
     where
@@ -218,6 +207,32 @@ impl<F, Kind, S> std::fmt::Debug for Call<'_, F, Kind, S> {
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
+}
+
+fn one<F, Args, Kind>() -> Function<Args>
+where
+    F: TaskFn<Args, Kind>,
+    Args: Serialize + DeserializeOwned + Send + 'static,
+    Kind: 'static,
+{
+    let callee = Callee::of(entry::single::<F, Args, Kind>);
+    Function::new::<F>(callee, job::single::<F, Args, Kind>)
+}
+
+/// Submits one call as one task.
+pub(super) fn submit_one<F, Args, Kind>(
+    pool: &Pool,
+    args: Args,
+    options: &Options,
+    finish: Option<Finish>,
+) -> Result<AsyncResult<F::Output>, SubmitError>
+where
+    F: TaskFn<Args, Kind>,
+    Args: Serialize + DeserializeOwned + Send + 'static,
+    Kind: 'static,
+{
+    let task = pool.submit(&one::<F, Args, Kind>(), args, 1, options, finish)?;
+    Ok(AsyncResult::new(task, decode_one::<F::Output>))
 }
 
 pub(super) fn decode_one<R>(value: Value, _limit: u64) -> Result<R, TaskError>

@@ -26,6 +26,27 @@ pub(super) struct Options {
     pub(super) awaited: bool,
 }
 
+/// Those of a call without any.
+pub(super) static PLAIN: Options = plain(false);
+/// Those of such a call whose caller waits for the result next.
+pub(super) static AWAITED: Options = plain(true);
+
+const fn plain(awaited: bool) -> Options {
+    Options {
+        timeout: None,
+        soft_timeout: None,
+        retries: None,
+        backoff: None,
+        priority: 0,
+        chunk_size: None,
+        window: None,
+        fail_fast: false,
+        name: None,
+        on_error: None,
+        awaited,
+    }
+}
+
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")

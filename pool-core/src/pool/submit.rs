@@ -11,7 +11,7 @@ use super::Pool;
 use super::options::Options;
 use crate::attach::{self, Attachments};
 use crate::codec::{self, Lent, Unencodable};
-use crate::dispatch::{Body, Extras, Finish, Payload, Request, Shared, TaskSlot, Workers};
+use crate::dispatch::{Body, Extras, Finish, Payload, Request, Shared, TaskSlot, Workers, ns};
 use crate::error::{Oversize, SubmitError, TaskError};
 use crate::handle::TaskRef;
 use crate::limits::INLINE_BYTES;
@@ -170,6 +170,7 @@ impl Pool {
         })
     }
 
+    #[inline]
     pub(super) fn request<T>(
         &self,
         function: &Function<T>,
@@ -187,16 +188,18 @@ impl Pool {
             soft_timeout: options.soft_timeout,
             finish,
         };
+        let extras = extras.unless_empty();
         Request {
             body: Body::new(function.callee, function.name, payload, extras),
             items: u32::try_from(items).unwrap_or(u32::MAX),
             priority: options.priority,
             retries: options.retries.unwrap_or(settings.retries),
-            backoff: options.backoff,
+            backoff_ns: options.backoff.map_or(0, ns),
             attended: options.awaited,
         }
     }
 
+    #[inline]
     pub(super) fn submit_request(
         &self,
         request: Request,
@@ -229,6 +232,7 @@ impl Pool {
         Ok(TaskRef::new(Arc::clone(&self.shared), slot, None))
     }
 
+    #[inline]
     fn check_options(&self, options: &Options) -> Result<(), SubmitError> {
         let threads = matches!(self.shared.settings.workers, Workers::Threads { .. });
         if threads && options.timeout.is_some() {

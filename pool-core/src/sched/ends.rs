@@ -1,34 +1,33 @@
 //! What happens when a task ends, by a reply or otherwise, and when a worker does.
 
-use super::{Action, Phase, Scheduler, Taken, TaskState, Verdict, Why, WorkerPhase};
+use super::{Action, Phase, Reply, Scheduler, Taken, TaskState, Verdict, Why, WorkerPhase};
 use crate::error::ExitCause;
 use crate::ids::{Lease, TaskKey, WorkerKey};
 
 impl Scheduler {
-    pub(super) fn on_replied(
+    /// Takes a reply in. [`Event::RepliesRead`](super::Event::RepliesRead) has to follow when all that are there have been told: what the worker does next is decided then.
+    #[inline]
+    pub(crate) fn reply(
         &mut self,
         key: WorkerKey,
         lease: Lease,
         elapsed_ns: u64,
         now: u64,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(worker) = self.workers.get_mut(key.index()) else { return };
-        let Some(held) = worker.take_held(lease) else {
-            // nobody gave it this task
-            self.condemn(key, out);
-            return;
-        };
+    ) -> Reply {
+        let Some(worker) = self.workers.get_mut(key.index()) else { return Reply::Late };
+        let Some(held) = worker.take_held(lease) else { return Reply::Unknown };
         worker.last_progress = now;
         worker.acked_frames = worker.acked_frames.max(held.frame);
         worker.tasks_done += 1;
         self.seats[worker.seat as usize].failures = 0;
-        if !held.settled {
-            let function = self.tasks[held.task.index()].spec.function as usize;
-            // a worker that lies about the time only makes its own batches larger or smaller
-            self.functions[function].observe(elapsed_ns);
-            self.settle(held.task, Verdict::Replied, out);
+        if held.settled {
+            return Reply::Late;
         }
+        let task = self.tasks.remove(held.task.index());
+        // a worker that lies about the time only makes its own batches larger or smaller
+        self.functions[task.spec.function as usize].observe(elapsed_ns);
+        self.count_settled();
+        Reply::Settles(held.task)
     }
 
     pub(super) fn on_taken_back(

@@ -7,6 +7,7 @@ use crate::limits::{AHEAD_NS, FRAME_BYTES, ONE_AHEAD_NS, SLOTS};
 
 impl Scheduler {
     /// Gives waiting tasks to idle workers.
+    #[inline]
     pub(super) fn feed_idle(&mut self, now: u64, out: &mut Vec<Action>) {
         while !self.queue.is_empty()
             && let Some(worker) = self.idle.pop()
@@ -80,6 +81,7 @@ impl Scheduler {
     }
 
     /// The first task that waits; cancelled ones before it are forgotten.
+    #[inline]
     fn next_queued(&mut self) -> Option<TaskKey> {
         while let Some(task) = self.queue.front() {
             if self.tasks[task.index()].state != TaskState::Dropped {
@@ -92,6 +94,7 @@ impl Scheduler {
         None
     }
 
+    #[inline]
     fn may_have(&self, key: WorkerKey, big: bool, expected_ns: u64) -> bool {
         let worker = &self.workers[key.index()];
         if self.is_worn(worker) {
@@ -106,6 +109,7 @@ impl Scheduler {
         }
     }
 
+    #[inline]
     fn expected_ns(&mut self, function: u32) -> u64 {
         let function = function as usize;
         if function >= self.functions.len() {

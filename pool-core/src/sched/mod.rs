@@ -48,9 +48,7 @@ pub(crate) enum Event<'a> {
     SpawnFailed { worker: WorkerKey, error: &'a str },
     /// The worker, or the program, can't be used at all.
     Refused { reason: PoolError },
-    /// A reply has arrived.
-    Replied { worker: WorkerKey, lease: Lease, elapsed_ns: u64 },
-    /// All replies that were there have been told.
+    /// All replies that were there have been told, each by [`Scheduler::reply`].
     RepliesRead { worker: WorkerKey },
     /// The answer to [`Action::TakeBack`].
     TakenBack { worker: WorkerKey, lease: Lease, taken: Taken, why: Why },
@@ -95,8 +93,19 @@ pub(crate) enum Action {
     Kill { worker: WorkerKey },
     /// The task waits to be started again: to be told to observers.
     Retried { task: TaskKey },
-    /// Tell the task's handle. Exactly once per task.
+    /// Tell the task's handle, unless a [reply](Reply::Settles) has: exactly once per task.
     Settle { task: TaskKey, verdict: Verdict },
+}
+
+/// What a reply means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The end of this task, whose handle is to be told.
+    Settles(TaskKey),
+    /// The end of a task whose handle was told before.
+    Late,
+    /// Nobody gave the worker this task.
+    Unknown,
 }
 
 /// Why a task is taken back.
@@ -228,6 +237,7 @@ impl Scheduler {
     }
 
     /// Takes a task in. The caller has looked at [`Scheduler::phase`]: only a running pool takes tasks.
+    #[inline]
     pub(crate) fn submit(&mut self, spec: Spec, now: u64, out: &mut Vec<Action>) -> TaskKey {
         debug_assert_eq!(self.phase, Phase::Running, "checked by the caller");
         let key = TaskKey(self.tasks.insert(Task::new(spec)) as u32);
@@ -248,9 +258,6 @@ impl Scheduler {
             Event::Ready { worker } => self.on_ready(worker, now, out),
             Event::SpawnFailed { worker, error } => self.on_start_failed(worker, error, now),
             Event::Refused { reason } => self.on_refused(reason, now, out),
-            Event::Replied { worker, lease, elapsed_ns } => {
-                self.on_replied(worker, lease, elapsed_ns, now, out);
-            }
             Event::RepliesRead { worker } => self.refill(worker, now, out),
             Event::TakenBack { worker, lease, taken, why } => {
                 self.on_taken_back(worker, lease, taken, why, now, out);
@@ -393,8 +400,12 @@ impl Scheduler {
     }
 
     fn settled(&mut self, task: TaskKey, verdict: Verdict, out: &mut Vec<Action>) {
+        self.count_settled();
+        out.push(Action::Settle { task, verdict });
+    }
+
+    fn count_settled(&mut self) {
         self.unfinished -= 1;
         self.counts.settled += 1;
-        out.push(Action::Settle { task, verdict });
     }
 }

@@ -5,6 +5,7 @@ use crate::error::PoolError;
 use crate::ids::{Lease, TaskKey, WorkerKey};
 
 impl Scheduler {
+    #[inline]
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
@@ -15,11 +16,13 @@ impl Scheduler {
     }
 
     /// Tasks that have not been settled.
+    #[inline]
     pub(crate) fn unfinished(&self) -> usize {
         self.unfinished
     }
 
     /// Whether no task waits for a worker.
+    #[inline]
     pub(crate) fn is_starved(&self) -> bool {
         self.queue.is_empty()
     }
@@ -52,6 +55,7 @@ impl Scheduler {
     }
 
     /// Whether the worker was given this lease and has not answered it.
+    #[cfg(test)]
     pub(crate) fn holds(&self, worker: WorkerKey, lease: Lease) -> bool {
         let worker = self.workers.get(worker.index());
         worker.is_some_and(|worker| worker.leases.iter().any(|held| held.lease == lease))

@@ -295,7 +295,9 @@ impl Sim {
         } else {
             let lease = *lease;
             process.tasks.pop_front();
-            self.event(Event::Replied { worker: key, lease, elapsed_ns });
+            if let Reply::Settles(task) = self.sched.reply(key, lease, elapsed_ns, self.now) {
+                self.perform(vec![Action::Settle { task, verdict: Verdict::Replied }]);
+            }
             self.event(Event::RepliesRead { worker: key });
         }
     }

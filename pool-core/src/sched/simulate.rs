@@ -320,7 +320,10 @@ impl World {
                 Said::Ready => self.event(Event::Ready { worker: key }),
                 Said::Reply(lease, elapsed_ns) => {
                     assert!(self.sched.holds(key, lease), "an honest reply is refused");
-                    self.event(Event::Replied { worker: key, lease, elapsed_ns });
+                    if let Reply::Settles(task) = self.sched.reply(key, lease, elapsed_ns, self.now)
+                    {
+                        self.settle(task, Verdict::Replied);
+                    }
                 }
             }
         }

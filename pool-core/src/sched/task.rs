@@ -22,6 +22,7 @@ pub(crate) struct Spec {
 
 impl Spec {
     /// Too large for a message of tasks.
+    #[inline]
     pub(crate) fn is_big(&self) -> bool {
         self.size > INLINE_BYTES as u64
     }
@@ -30,7 +31,8 @@ impl Spec {
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// By a reply.
+    /// By a reply: so the simulators call it.
+    #[cfg(test)]
     Replied,
     /// Its worker died while running it.
     Lost(WorkerKey),
@@ -64,6 +66,7 @@ pub(super) enum TaskState {
 }
 
 impl Task {
+    #[inline]
     pub(super) fn new(spec: Spec) -> Task {
         Task { spec, state: TaskState::Queued, retried: 0, crashes: 0 }
     }
@@ -84,10 +87,12 @@ pub(super) struct FunctionStats {
 }
 
 impl FunctionStats {
+    #[inline]
     pub(super) fn expected_ns(self) -> u64 {
         self.average_ns.unwrap_or(UNKNOWN_NS)
     }
 
+    #[inline]
     pub(super) fn observe(&mut self, elapsed_ns: u64) {
         // an hour is as good as for ever here, and keeps the sums small
         let elapsed = elapsed_ns.clamp(1, 3_600_000_000_000);

@@ -122,6 +122,7 @@ impl Worker {
     }
 
     /// Whether there is room for another message in front of it.
+    #[inline]
     pub(super) fn may_send(&self) -> bool {
         self.leases.is_empty() || self.sent_frames - self.acked_frames < UNREAD_FRAMES
     }
@@ -140,6 +141,7 @@ impl Worker {
         self.phase == WorkerPhase::Ready && self.leases.len() > 1
     }
 
+    #[inline]
     pub(super) fn hold(&mut self, task: TaskKey, expected_ns: u64, big: bool, items: u32) -> Lease {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.generations.push(0);
@@ -165,6 +167,7 @@ impl Worker {
     }
 
     /// Ends a lease. Tasks are answered in order, so it is nearly always the first.
+    #[inline]
     pub(super) fn take_held(&mut self, lease: Lease) -> Option<Held> {
         let index = self.leases.iter().position(|held| held.lease == lease)?;
         let held = self.leases.remove(index)?;

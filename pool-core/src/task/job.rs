@@ -24,6 +24,7 @@ pub(crate) enum Value {
 pub(crate) type Outcome = Result<Value, Box<TaskError>>;
 
 /// The decoded value of an outcome, or its error.
+#[inline]
 pub(crate) fn opened<R>(
     outcome: Outcome,
     decode: impl FnOnce(Value) -> Result<R, TaskError>,
@@ -33,6 +34,7 @@ pub(crate) fn opened<R>(
 
 impl Value {
     /// The value of a handle: decoded, or as it is.
+    #[inline]
     pub(crate) fn open<R: 'static>(
         self,
         decode: impl FnOnce(&[u8]) -> Result<R, TaskError>,

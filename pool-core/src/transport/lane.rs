@@ -69,12 +69,14 @@ impl Word for AtomicU64 {
 }
 
 /// The reader asks for the bell; `false`: something has come before the writer could know.
+#[inline]
 fn ask(listens: &impl Word, written: &impl Word, read: u64, need: Need) -> bool {
     listens.put_in_order(need as u64);
     written.get_in_order() == read
 }
 
 /// The writer, behind what it has published: whether it has to ring. Asking takes the wish away.
+#[inline]
 fn is_asked(listens: &impl Word, need: Need) -> bool {
     listens.get_in_order() >= need as u64 && listens.take_in_order() != 0
 }
@@ -91,11 +93,13 @@ impl Lane {
         Lane { block, start }
     }
 
+    #[inline]
     fn word(&self, offset: usize) -> &AtomicU64 {
         self.block.word(self.start + offset)
     }
 
     /// Whether something was written beyond this position.
+    #[inline]
     fn has_beyond(&self, read: u64) -> bool {
         self.word(WRITTEN).get() != read
     }
@@ -111,6 +115,7 @@ impl Lane {
     }
 
     /// Where a stretch begins in the ring, and how much of it lies before the end.
+    #[inline]
     fn split(position: u64, len: u64) -> (usize, usize) {
         let offset = position & (RING - 1);
         (offset as usize, len.min(RING - offset) as usize)
@@ -146,6 +151,7 @@ impl LaneReader {
     }
 
     /// Whether something lies there that was not read.
+    #[inline]
     pub(crate) fn has_news(&self) -> bool {
         self.lane.has_beyond(self.read)
     }
@@ -170,12 +176,14 @@ impl LaneReader {
     }
 
     /// How many bytes lie there that were not read.
+    #[inline]
     pub(super) fn available(&self) -> Result<u64, Malformed> {
         let len = self.lane.word(WRITTEN).get().wrapping_sub(self.read);
         if len > RING { Err(Malformed) } else { Ok(len) }
     }
 
     /// Copies the next bytes out, of those that are [available](Self::available).
+    #[inline]
     pub(super) fn take(&mut self, out: &mut [u8]) {
         let (offset, first) = Lane::split(self.read, out.len() as u64);
         let (one, other) = out.split_at_mut(first);
@@ -192,6 +200,7 @@ impl LaneReader {
         out
     }
 
+    #[inline]
     fn take_onto(&mut self, len: usize, out: &mut Vec<u8>) {
         let (offset, first) = Lane::split(self.read, len as u64);
         let bytes = self.lane.start + BYTES;
@@ -224,6 +233,7 @@ pub(crate) struct LaneProbe {
 }
 
 impl LaneProbe {
+    #[inline]
     pub(crate) fn has_news(&self) -> bool {
         self.lane.has_beyond(self.read)
     }
@@ -242,6 +252,7 @@ impl LaneWriter {
     }
 
     /// Puts a message into the ring; `false` if there is no room for it and `spare` bytes more.
+    #[inline]
     pub(crate) fn publish(&mut self, message: &[u8], spare: u64) -> bool {
         let len = message.len() as u64;
         // a reader that says it has read what was not written yet has lost its mind, and the difference is huge
@@ -277,6 +288,7 @@ impl LaneWriter {
     }
 
     /// Whether the reader must be told of what was published, if it needs it so soon. Asking takes the wish away.
+    #[inline]
     pub(crate) fn is_bell_wanted(&self, need: Need) -> bool {
         is_asked(self.lane.word(LISTENS), need)
     }

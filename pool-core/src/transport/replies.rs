@@ -57,6 +57,7 @@ impl ReplyReader {
     }
 
     /// Whether something lies in the lane.
+    #[inline]
     pub(crate) fn has_news(&self) -> bool {
         self.lane.has_news()
     }
@@ -106,6 +107,7 @@ impl ReplyReader {
     }
 
     /// Copies a frame out of the lane, the header before it is looked at; gives its length.
+    #[inline]
     fn take_frame(
         &mut self,
         available: u64,

@@ -71,6 +71,7 @@ impl StatusPage {
     }
 
     /// Parent: announces a task, before it is sent.
+    #[inline]
     pub(crate) fn announce(&self, lease: Lease, task: TaskId) {
         self.word(lease, TASK).store(task.0, Ordering::Relaxed);
         self.state(lease).store(word(lease, QUEUED), Ordering::Release);
@@ -92,12 +93,14 @@ impl StatusPage {
     }
 
     /// Worker: starts a task, unless it has been taken back.
+    #[inline]
     pub(crate) fn start(&self, lease: Lease, now_ns: u64) -> bool {
         self.word(lease, STARTED_AT).store(now_ns, Ordering::Relaxed);
         self.swap(lease, QUEUED, STARTED)
     }
 
     /// Worker: the task has run. `false`: the parent kills this process for it, so nothing else may be begun.
+    #[inline]
     pub(crate) fn finish(&self, lease: Lease) -> bool {
         self.swap(lease, STARTED, FINISHED)
     }
@@ -125,15 +128,18 @@ impl StatusPage {
         }
     }
 
+    #[inline]
     fn swap(&self, lease: Lease, from: u64, to: u64) -> bool {
         let (from, to) = (word(lease, from), word(lease, to));
         self.state(lease).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    #[inline]
     fn state(&self, lease: Lease) -> &AtomicU64 {
         self.word(lease, 0)
     }
 
+    #[inline]
     fn word(&self, lease: Lease, which: usize) -> &AtomicU64 {
         let index = usize::from(lease.slot) % SLOTS * SLOT_WORDS + which;
         match &self.0 {
@@ -143,6 +149,7 @@ impl StatusPage {
     }
 }
 
+#[inline]
 fn word(lease: Lease, state: u64) -> u64 {
     u64::from(lease.generation) << 8 | state
 }

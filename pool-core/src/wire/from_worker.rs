@@ -63,6 +63,7 @@ impl Header {
         Header { kind, lease: Lease { slot: 0, generation: 0 }, len: 0, elapsed_ns: 0 }
     }
 
+    #[inline]
     pub(crate) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[0] = self.kind as u8;
@@ -75,6 +76,7 @@ impl Header {
 
     /// Checks everything that can be checked without knowing what was asked of the worker: the kind, and that the body is not
     /// longer than such a frame may be.
+    #[inline]
     pub(crate) fn decode(bytes: &[u8; HEADER], max_result: u64) -> Result<Header, Malformed> {
         let [kind, 0, s0, s1, g0, g1, g2, g3, rest @ ..] = *bytes else { return Err(Malformed) };
         let [l0, l1, l2, l3, l4, l5, l6, l7, elapsed @ ..] = rest;

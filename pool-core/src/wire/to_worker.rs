@@ -45,6 +45,7 @@ const ATTACHED: u8 = 7;
 const ELSEWHERE: u8 = 8;
 
 /// Appends a record to a message.
+#[inline]
 pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
     match *record {
         ToWorker::Task { lease, callee, input } => {
@@ -84,11 +85,13 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
     }
 }
 
+#[inline]
 fn push_lease(lease: Lease, out: &mut Vec<u8>) {
     out.extend_from_slice(&lease.slot.to_le_bytes());
     out.extend_from_slice(&lease.generation.to_le_bytes());
 }
 
+#[inline]
 fn push_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(bytes);

@@ -214,11 +214,13 @@ impl ProcessLink {
     }
 
     /// Adds a record to the message.
+    #[inline]
     pub(crate) fn push(&mut self, record: &ToWorker<'_>) {
         to_worker::push(record, &mut self.message);
     }
 
     /// Adds a task, which has been announced, to the message.
+    #[inline]
     pub(crate) fn push_task(
         &mut self,
         lease: Lease,
@@ -231,6 +233,7 @@ impl ProcessLink {
     }
 
     /// Adds what travels with the next task or initializer of the message.
+    #[inline]
     pub(crate) fn push_attachments(&mut self, attachments: &Attachments) {
         let count = attachments.objects().len() as u32;
         if count > 0 {
@@ -305,6 +308,7 @@ impl ProcessLink {
 
     /// Sends the message, if there is one. That the worker is gone is not told: the pidfd will. One that lives and can't be reached (its task has
     /// closed what it found open, say) is of no use any more, and is ended, so that the pidfd tells in any case.
+    #[inline]
     pub(crate) fn flush(&mut self) -> Result<(), Unsent> {
         if self.message.is_empty() {
             return Ok(());
@@ -325,6 +329,7 @@ impl ProcessLink {
     }
 
     /// How soon replies in the lane are to be told by the bell; `None`: somebody looks by himself, or nobody wants to know.
+    #[inline]
     pub(crate) fn bell(&self) -> Option<Need> {
         if self.onlookers > 0 || self.reading == Reading::Parked {
             return None;
