@@ -32,7 +32,7 @@ use crate::ids::TaskKey;
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::clock;
-use crate::task::job::{Outcome, Value, opened};
+use crate::task::job::{Value, opened};
 use crate::transport::status::Progress;
 
 /// The result of a task, as soon as there is one: to be blocked on with [`get`](AsyncResult::get), or awaited on any executor.
@@ -104,16 +104,6 @@ impl TaskRef {
         }
     }
 
-    /// The outcome, as [`Slot::take`](crate::slot::Slot::take) gives it.
-    #[inline]
-    fn into_outcome(self) -> Option<Option<Outcome>> {
-        // nearly always the pool has forgotten the task, and nobody else has the slot
-        match Arc::try_unwrap(self.slot) {
-            Ok(slot) => slot.into_outcome(),
-            Err(slot) => slot.take(),
-        }
-    }
-
     pub(crate) fn cancel(&self) -> bool {
         let Some(key) = self.key else { return false };
         !self.slot.is_settled() && self.shared.cancel(key, &self.slot)
@@ -179,9 +169,15 @@ impl<R> AsyncResult<R> {
         if !self.ready() {
             self.task.wait(None);
         }
-        let limit = self.task.shared.settings.max_result;
-        match self.task.into_outcome().flatten() {
-            Some(outcome) => opened(outcome, |value| (self.decode)(value, limit)),
+        // what is kept is until the result is decoded, which may name it
+        let AsyncResult { task: TaskRef { shared, slot, _kept, .. }, decode } = self;
+        // nearly always the pool has forgotten the task, and nobody else has the slot
+        let outcome = match Arc::try_unwrap(slot) {
+            Ok(slot) => slot.into_outcome(),
+            Err(slot) => slot.take(),
+        };
+        match outcome.flatten() {
+            Some(outcome) => opened(outcome, |value| decode(value, shared.settings.max_result)),
             None => Err(TaskError::AlreadyTaken),
         }
     }

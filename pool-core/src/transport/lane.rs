@@ -69,14 +69,12 @@ impl Word for AtomicU64 {
 }
 
 /// The reader asks for the bell; `false`: something has come before the writer could know.
-#[inline]
 fn ask(listens: &impl Word, written: &impl Word, read: u64, need: Need) -> bool {
     listens.put_in_order(need as u64);
     written.get_in_order() == read
 }
 
 /// The writer, behind what it has published: whether it has to ring. Asking takes the wish away.
-#[inline]
 fn is_asked(listens: &impl Word, need: Need) -> bool {
     listens.get_in_order() >= need as u64 && listens.take_in_order() != 0
 }
@@ -115,7 +113,6 @@ impl Lane {
     }
 
     /// Where a stretch begins in the ring, and how much of it lies before the end.
-    #[inline]
     fn split(position: u64, len: u64) -> (usize, usize) {
         let offset = position & (RING - 1);
         (offset as usize, len.min(RING - offset) as usize)
