@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use super::fork_server::WorkerEnds;
+use super::last_lines::LastLines;
 use super::spawner::{Printed, Sink};
 use crate::attach::Attachments;
 use crate::codec::Lent;
@@ -108,6 +109,10 @@ pub(crate) struct ProcessLink {
     pub(crate) killed: bool,
     /// The files of standard output and standard error, if they are captured.
     captured: [Option<OwnedFd>; 2],
+    /// Where its standard error can be read if it is tagged.
+    pub(crate) tagged_stderr: LastLines,
+    /// The last lines of its standard error, when it is gone and has cost a task.
+    pub(crate) last_lines: String,
     /// Its own cgroup, if it has one.
     pub(crate) group: Option<Group>,
     /// The cgroup in which its memory is counted otherwise; `None` if that is not known.
@@ -187,6 +192,8 @@ impl ProcessLink {
             violated: false,
             killed: false,
             captured,
+            tagged_stderr: LastLines::default(),
+            last_lines: String::new(),
             home: started.home,
             group: started.group,
             still: None,
@@ -211,6 +218,11 @@ impl ProcessLink {
             file.as_ref().and_then(read).unwrap_or_default()
         });
         Some(TaskOutput { stdout, stderr })
+    }
+
+    /// The worker is dead: keeps the last lines that it has written to its standard error, as far as that is read here. Never waits.
+    pub(crate) fn keep_last_lines(&mut self) {
+        self.last_lines = self.tagged_stderr.read(self.captured[1].as_ref());
     }
 
     /// Adds a record to the message.

@@ -2,7 +2,7 @@
 //! *thread* that started it ends, and a start takes a millisecond that nobody else should wait for.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, PipeReader};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::fork_server::WorkerEnds;
+use super::last_lines::Pipe;
 use super::link::Started;
 use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
@@ -42,7 +43,7 @@ pub(crate) enum Sink {
     /// It is not the pool's affair.
     Elsewhere,
     Captured(OwnedFd),
-    Tagged(PipeReader),
+    Tagged(Pipe),
 }
 
 impl Sink {
@@ -59,7 +60,7 @@ impl Sink {
             }
             Output::Tagged => {
                 let (reader, writer) = io::pipe()?;
-                (Sink::Tagged(reader), Some(writer.into()))
+                (Sink::Tagged(Pipe::new(reader)?), Some(writer.into()))
             }
         })
     }
@@ -68,8 +69,8 @@ impl Sink {
 /// The pipes of a worker whose output is tagged.
 #[derive(Debug)]
 pub(crate) struct Printed {
-    pub(crate) stdout: Option<PipeReader>,
-    pub(crate) stderr: Option<PipeReader>,
+    pub(crate) stdout: Option<Pipe>,
+    pub(crate) stderr: Option<Pipe>,
 }
 
 /// The CPU of a seat, if workers are bound.
