@@ -335,6 +335,9 @@ pub enum PoolError {
     /// There is no cgroup in which [`cgroup_memory_limit`](crate::PoolBuilder::cgroup_memory_limit) could be kept; the text says why, and what to do.
     #[error("cgroup_memory_limit can't be kept: {0}")]
     NoCgroup(String),
+    /// There is no PID namespace for [`pid_namespace`](crate::PoolBuilder::pid_namespace); the text says why, and what to do.
+    #[error("pid_namespace can't be had: {0}")]
+    NoPidNamespace(String),
     /// A call from a worker's own callback or from the pool's own thread would wait for itself.
     #[error("this call would wait for itself: it was made on the pool's own thread")]
     WouldDeadlock,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 5;
+pub(crate) const PROTOCOL_VERSION: u32 = 6;
 
 /// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
 pub(crate) const BOOT_BYTES: usize = 2048;

@@ -8,11 +8,30 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::{check, replace_number};
+use super::{check, namespace, replace_number};
+use crate::error::ExitCause;
 
 /// This process gets SIGKILL when the thread that started it ends. To be followed by a look at [`parent`].
 pub(crate) fn arm_parent_death() -> io::Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
+}
+
+/// Ends this process as another one has ended, as far as that can be: without core dump, and at once.
+pub(crate) fn leave_like(cause: ExitCause) -> ! {
+    let code = match cause {
+        ExitCause::Exited(code) => code,
+        ExitCause::Signaled { signal, .. } => {
+            if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
+                let _ =
+                    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+                let _ = nix::sys::signal::raise(signal);
+            }
+            1
+        }
+        _ => 1,
+    };
+    // SAFETY: ends the process, without running anything that the other one has run already.
+    unsafe { libc::_exit(code) }
 }
 
 /// Undoes [`arm_parent_death`].
@@ -128,6 +147,7 @@ pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
 
 /// The resident memory of a child of this process, in bytes; `None` if it can't be told.
 pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    let pid = namespace::to_proc(pid)?;
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::fork_server::WorkerEnds;
+use super::fork_server::ForkedEnd;
 use super::last_lines::LastLines;
 use super::spawner::{Printed, Sink};
 use crate::attach::Attachments;
@@ -36,7 +36,7 @@ pub(crate) struct Started {
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
     /// Where its fork server tells its end, if it has one.
-    pub(crate) ends: Option<Arc<WorkerEnds>>,
+    pub(crate) ends: Option<ForkedEnd>,
     pub(crate) stream: OwnedFd,
     pub(crate) sender: TaskQueueWriter,
     pub(crate) block: WorkerBlock,
@@ -89,7 +89,7 @@ pub(crate) struct ProcessLink {
     pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
-    ends: Option<Arc<WorkerEnds>>,
+    ends: Option<ForkedEnd>,
     pub(crate) stream: Arc<Stream>,
     pub(crate) page: StatusPage,
     pub(crate) reader: ReplyReader,
@@ -351,7 +351,7 @@ impl ProcessLink {
         self.home = self.home.take().and_then(|home| home.at_the_end(self.pid));
         match &self.ends {
             None => self.pidfd.try_reap(),
-            Some(ends) => ends.take(self.pid, clock::now_ns()),
+            Some(end) => end.take(clock::now_ns()),
         }
     }
 
@@ -363,7 +363,7 @@ impl ProcessLink {
         if let Some(group) = self.group.as_ref().filter(|_| signal == GroupSignal::Kill) {
             group.kill();
         }
-        if self.ends.as_ref().is_some_and(|ends| ends.is_closed()) {
+        if self.ends.as_ref().is_some_and(ForkedEnd::is_closed) {
             // its fork server is gone, and did not keep its number for it: only the descriptor is sure to mean it
             if matches!(signal, GroupSignal::Terminate | GroupSignal::Kill) {
                 let _ = self.pidfd.kill();

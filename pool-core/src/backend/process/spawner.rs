@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use super::fork_server::WorkerEnds;
+use super::fork_server::ForkedEnd;
 use super::last_lines::Pipe;
 use super::link::Started;
 use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
@@ -105,6 +105,8 @@ pub(crate) struct Recipe {
     pub(crate) sandbox: Option<(Arc<OwnedFd>, u64)>,
     /// The file of the shared object, and its length.
     pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
+    /// Workers live in a PID namespace of their pool's, from which this program must be seen by this number in /proc.
+    pub(crate) seen: Option<u32>,
     /// `None` for a worker of a pool.
     pub(crate) member: Option<Box<Member>>,
 }
@@ -135,6 +137,7 @@ impl Recipe {
             depth: self.role.depth + 1,
             name,
             parent: std::process::id(),
+            seen: self.seen,
         };
         send_first(&stream, &Summoned::ForkServer(boot), &fds)?;
         let ours = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().ok();
@@ -307,7 +310,7 @@ impl Ours {
         seat: u32,
         pid: u32,
         pidfd: PidFd,
-        ends: Option<Arc<WorkerEnds>>,
+        ends: Option<ForkedEnd>,
     ) -> Started {
         let Ours { stream, sender, block, group, sinks } = self;
         let home = group.is_none().then(Place::own).flatten();
