@@ -154,6 +154,24 @@ pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(pages * page.unsigned_abs())
 }
 
+/// How a process has ended that was not collected yet, from /proc; `None` if it lives, was collected, or that does not show it: an exit with 0 looks like what this process may not see.
+pub(crate) fn zombie_cause(pid: u32) -> Option<ExitCause> {
+    let pid = namespace::to_proc(pid)?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    if fields.first() != Some(&"Z") {
+        return None;
+    }
+    // field 52 of the file, as wait tells it
+    let status: i32 = fields.get(49)?.parse().ok()?;
+    match (status >> 8 & 0xff, status & 0x7f) {
+        (0, 0) => None,
+        (code, 0) => Some(ExitCause::Exited(code)),
+        (_, signal) => Some(ExitCause::Signaled { signal, core_dumped: status & 0x80 != 0 }),
+    }
+}
+
 /// The name that `ps` and `top` show for this process.
 pub(crate) fn set_name(name: &str) {
     if let Ok(name) = std::ffi::CString::new(name) {
@@ -210,4 +228,32 @@ fn number_after(text: &[u8], name: &[u8]) -> Option<u64> {
     let rest = &text[at + name.len()..];
     let end = rest.iter().position(|byte| *byte == b'\n')?;
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn a_zombie_shows_how_it_has_ended() {
+        for (script, expected) in [
+            ("exit 3", Some(ExitCause::Exited(3))),
+            ("exit 255", Some(ExitCause::Exited(255))),
+            ("kill -9 $$", Some(ExitCause::Signaled { signal: 9, core_dumped: false })),
+            // might be what is not shown
+            ("exit 0", None),
+        ] {
+            let mut command = Command::new("sh");
+            let mut child = command.args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+            while !super::super::pidfd::has_ended(child.id()) {
+                std::thread::yield_now();
+            }
+            assert_eq!(zombie_cause(child.id()), expected, "{script}");
+            child.wait().unwrap();
+        }
+        assert_eq!(zombie_cause(std::process::id()), None, "it lives");
+    }
 }

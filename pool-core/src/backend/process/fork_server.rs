@@ -14,7 +14,7 @@ use crate::primitives::lock;
 use crate::sys::fork::message_pair;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::wait_any_readable;
-use crate::sys::process::image_id;
+use crate::sys::process::{self, image_id};
 use crate::sys::socket;
 use crate::task::callee::Callee;
 use crate::wire::fork_server::{
@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long it may take to end what the pool has left behind, and itself.
 const LEAVE: Duration = Duration::from_secs(3);
 
-/// How long it may take to tell the end of a worker that is known to have ended: it tells at once, unless it is stopped.
+/// How long it may take to tell the end of a worker that is known to have ended: it tells at once, unless it is stopped, or the machine has too much to do.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// A fork server that has been started. Dropping it ends it, and all that is left of its workers.
@@ -233,8 +233,8 @@ pub(crate) struct ForkedEnd {
 
 impl ForkedEnd {
     /// See [`WorkerEnds::take`].
-    pub(super) fn take(&self, now: u64) -> Option<ExitCause> {
-        self.ends.take(self.number, now)
+    pub(super) fn take(&self, pid: u32, now: u64) -> Option<ExitCause> {
+        self.ends.take(self.number, pid, now)
     }
 
     /// See [`WorkerEnds::is_closed`].
@@ -261,21 +261,27 @@ struct Ends {
 
 impl WorkerEnds {
     /// How this worker, whose pidfd tells that it has ended, has ended; `None`: ask again when something was [heard](Self::listen), or some time later. What the fork server does not tell in
-    /// time is not known. Never waits.
-    fn take(&self, pid: u32, now: u64) -> Option<ExitCause> {
+    /// time is read off the zombie, as far as that shows it. Never waits.
+    fn take(&self, number: u32, pid: u32, now: u64) -> Option<ExitCause> {
         let mut state = lock(&self.state);
         self.read(&mut state);
-        if let Some(cause) = state.told.remove(&pid) {
-            state.missed.remove(&pid);
+        if let Some(cause) = state.told.remove(&number) {
+            state.missed.remove(&number);
             // it need not stay a zombie any more; a fork server that is gone has reaped it
-            let _ = socket::send_now(self.socket.as_fd(), &pid.to_le_bytes());
+            let _ = socket::send_now(self.socket.as_fd(), &number.to_le_bytes());
             return Some(cause);
         }
         let closed = state.closed;
-        let since = *state.missed.entry(pid).or_insert(now);
-        if closed || now.saturating_sub(since) > PATIENCE_NS {
-            state.missed.remove(&pid);
+        let since = *state.missed.entry(number).or_insert(now);
+        if closed {
+            state.missed.remove(&number);
             return Some(ExitCause::Unknown);
+        }
+        if now.saturating_sub(since) > PATIENCE_NS {
+            state.missed.remove(&number);
+            // should it be told after all, nobody waits for that any more, and the zombie may go
+            state.unwanted.insert(number);
+            return Some(process::zombie_cause(pid).unwrap_or(ExitCause::Unknown));
         }
         None
     }

@@ -351,7 +351,7 @@ impl ProcessLink {
         self.home = self.home.take().and_then(|home| home.at_the_end(self.pid));
         match &self.ends {
             None => self.pidfd.try_reap(),
-            Some(end) => end.take(clock::now_ns()),
+            Some(end) => end.take(self.pid, clock::now_ns()),
         }
     }
 
