@@ -19,6 +19,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["two-squares"] => two_squares(),
+        ["waits-and-does-not"] => waits_and_does_not(),
         ["starts-slowly", worker, gate, starts] => starts_slowly(worker, gate, starts),
         ["few-processes"] => few_processes(),
         ["paused-task", gate, limit_ms] => paused_task(gate, limit_ms.parse().unwrap()),
@@ -45,6 +46,32 @@ fn report(what: &str) {
 
 fn wait_for_end() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// One worker whose replies are read by the thread that waits for them, then by the pool's own because nobody waits, and so on; tells how many workers that has cost.
+fn waits_and_does_not() {
+    // longer than a thread looks for a reply before it sleeps
+    let square = |x: u64| {
+        std::thread::sleep(Duration::from_millis(2));
+        x * x
+    };
+    let pool = match Pool::builder().processes(1).build() {
+        Ok(pool) => pool,
+        Err(error) => return println!("build: {error}"),
+    };
+    for round in 0..6 {
+        let waited = pool.apply(square, (round,));
+        let handle = pool.apply_async(square, (round,)).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        handle.on_done(move || done.send(()).unwrap());
+        is_done.recv().unwrap();
+        for outcome in [waited, handle.get()] {
+            if outcome != Ok(round * round) {
+                return println!("{outcome:?}");
+            }
+        }
+    }
+    println!("lost {}", pool.stats().workers_lost);
 }
 
 fn two_squares() {
