@@ -4,7 +4,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -48,20 +48,24 @@ fn wait_for_end() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
+/// Takes longer than a thread looks for a reply before it sleeps.
+fn slow_square(x: u64) -> u64 {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(5) {
+        std::hint::spin_loop();
+    }
+    x * x
+}
+
 /// One worker whose replies are read by the thread that waits for them, then by the pool's own because nobody waits, and so on; tells how many workers that has cost.
 fn waits_and_does_not() {
-    // longer than a thread looks for a reply before it sleeps
-    let square = |x: u64| {
-        std::thread::sleep(Duration::from_millis(2));
-        x * x
-    };
     let pool = match Pool::builder().processes(1).build() {
         Ok(pool) => pool,
         Err(error) => return println!("build: {error}"),
     };
     for round in 0..6 {
-        let waited = pool.apply(square, (round,));
-        let handle = pool.apply_async(square, (round,)).unwrap();
+        let waited = pool.apply(slow_square, (round,));
+        let handle = pool.apply_async(slow_square, (round,)).unwrap();
         let (done, is_done) = std::sync::mpsc::channel();
         handle.on_done(move || done.send(()).unwrap());
         is_done.recv().unwrap();
@@ -89,7 +93,8 @@ fn starts_slowly(worker: &str, gate: &str, starts: &str) {
 
 /// Threads and processes run out while the pool is built: an error, or a smaller pool, and nothing is left.
 fn few_processes() {
-    assert_eq!(Pool::new(1).unwrap().apply(u64::pow, (2, 3)), Ok(8));
+    // long enough that this thread sleeps for the result, for which it has a descriptor from then on
+    assert_eq!(Pool::new(1).unwrap().apply(slow_square, (3,)), Ok(9));
     let (_, hard) = getrlimit(Resource::RLIMIT_NPROC).unwrap();
     let threads = census::holdings(std::process::id()).threads;
     report("before");
