@@ -35,7 +35,8 @@ pub enum TaskError {
         backtrace: String,
     },
     /// The worker process ended while it was running the task.
-    #[error("{} (pid {pid}) {cause} while running {}", LostWorker(*worker, task), LostTask(*worker, task))]
+    #[error("{} (pid {pid}) {cause} while running {}{}", LostWorker(*worker, task), LostTask(*worker, task), LastLines(stderr))]
+    #[non_exhaustive]
     WorkerLost {
         /// The worker's seat in the pool; [`WorkerIndex::PROCESS`] if it was a [`Process`](crate::Process).
         worker: WorkerIndex,
@@ -45,6 +46,10 @@ pub enum TaskError {
         cause: ExitCause,
         /// The task that it was running.
         task: TaskInfo,
+        /// The last lines that the worker had written to its standard error, at most 10 and 2 KiB, where the pool reads that: with
+        /// [`Output::Tagged`](crate::Output::Tagged), where lines of its earlier tasks may be among them, and with [`Output::Captured`](crate::Output::Captured). Else empty.
+        /// What is no UTF-8 is replaced. It may hold anything, also escape sequences; the message of this error shows them escaped.
+        stderr: String,
     },
     /// The task ran longer than its time limit, so its worker was killed.
     #[error("the task exceeded its time limit and its worker was killed")]
@@ -124,6 +129,29 @@ impl fmt::Display for LostTask<'_> {
             WorkerIndex::PROCESS => f.write_str(&self.1.name),
             _ => self.1.fmt(f),
         }
+    }
+}
+
+/// The last lines of a standard error, each on a line of its own.
+struct LastLines<'a>(&'a str);
+
+impl fmt::Display for LastLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        f.write_str("; its standard error ends with")?;
+        for line in self.0.lines() {
+            f.write_str("\n  ")?;
+            for character in line.chars() {
+                // what a worker writes may not move the cursor of whoever reads the message
+                match character.is_control() && character != '\t' {
+                    true => write!(f, "{}", character.escape_default())?,
+                    false => write!(f, "{character}")?,
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -307,6 +335,9 @@ pub enum PoolError {
     /// There is no cgroup in which [`cgroup_memory_limit`](crate::PoolBuilder::cgroup_memory_limit) could be kept; the text says why, and what to do.
     #[error("cgroup_memory_limit can't be kept: {0}")]
     NoCgroup(String),
+    /// There is no PID namespace for [`pid_namespace`](crate::PoolBuilder::pid_namespace); the text says why, and what to do.
+    #[error("pid_namespace can't be had: {0}")]
+    NoPidNamespace(String),
     /// A call from a worker's own callback or from the pool's own thread would wait for itself.
     #[error("this call would wait for itself: it was made on the pool's own thread")]
     WouldDeadlock,

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 5;
+pub(crate) const PROTOCOL_VERSION: u32 = 6;
 
 /// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
 pub(crate) const BOOT_BYTES: usize = 2048;
 
 /// Longest name of a pool or a process: names travel in the first message to each worker.
 pub(crate) const NAME_BYTES: usize = 200;
+
+/// What is told of the end of a dead worker's standard error: enough for the message of a failed `assert` or an abort, little enough for a line in a log.
+pub(crate) const LAST_LINES: usize = 10;
+pub(crate) const LAST_LINES_BYTES: usize = 2 << 10;
 
 /// Tasks that one worker may hold at a time, running one included: the number of slots of its status page.
 pub(crate) const SLOTS: usize = 256;

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
-    /// To the parent's.
+    /// To the parent's. The pool does not read it, so the error of a lost worker can't tell its last lines.
     #[default]
     Inherit,
     /// Nowhere.

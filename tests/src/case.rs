@@ -23,13 +23,14 @@ pub struct Case {
     stop: Option<mpsc::Sender<()>>,
 }
 
-/// A builder of worker processes that are started as `POOL_TESTS_START` says: `fork-server`, or afresh; and without a fast lane if
+/// A builder of worker processes that are started as `POOL_TESTS_START` says: `fork-server`, `pid-namespace`, or afresh; and without a fast lane if
 /// `POOL_TESTS_FAST_LANE` is set.
 pub fn builder(processes: usize) -> PoolBuilder {
     let lane = std::env::var("POOL_TESTS_FAST_LANE").is_err();
     let builder = Pool::builder().processes(processes).fast_lane(lane);
     match std::env::var("POOL_TESTS_START").as_deref() {
         Ok("fork-server") => builder.start_method(StartMethod::ForkServer),
+        Ok("pid-namespace") => builder.start_method(StartMethod::ForkServer).pid_namespace(true),
         _ => builder,
     }
 }

@@ -77,6 +77,21 @@ pub fn descendants(ancestor: u32) -> Vec<Process> {
     all.into_iter().filter(|p| p.pid != ancestor && family.contains(&p.pid)).collect()
 }
 
+/// The process, its parent, the parent of that, and so on.
+#[must_use]
+pub fn with_ancestors(pid: u32) -> Vec<u32> {
+    std::iter::successors(Some(pid), |&pid| process(pid).map(|found| found.parent)).collect()
+}
+
+/// The number of this process in /proc, by which a test knows it also if it is in a PID namespace of its own.
+///
+/// # Panics
+/// Without /proc.
+#[must_use]
+pub fn me() -> u32 {
+    fs::read_link("/proc/self").unwrap().to_str().unwrap().parse().unwrap()
+}
+
 /// The live processes that have this cookie in their environment.
 #[must_use]
 pub fn with_cookie(cookie: &str) -> Vec<Process> {

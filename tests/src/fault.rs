@@ -199,3 +199,11 @@ pub fn happen_at_exit(fault: Fault) {
     let registered = unsafe { libc::atexit(happen) };
     assert_eq!(registered, 0);
 }
+
+/// Starts something that has left its process group and its session, is nobody's child but init's, and is deaf. It writes the number by which /proc knows it into the file.
+pub fn run_away(file: String) {
+    let script = "trap '' TERM HUP INT; read pid rest </proc/self/stat; echo $pid >>\"$0\"; while :; do sleep 1000; done";
+    let twice = format!("setsid sh -c '{}' \"$0\" & exit 0", script.replace('\'', "'\\''"));
+    let status = std::process::Command::new("setsid").args(["sh", "-c", &twice, &file]).status();
+    assert!(status.unwrap().success());
+}

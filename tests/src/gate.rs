@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::stat::Mode;
 
 use crate::case::eventually;
+use crate::census;
 
 /// Tasks arrive and wait; the test sees who has arrived and lets them pass. Its path is passed to the tasks.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Gate {
 
     /// In a task: leaves the process id and goes on.
     pub fn announce(path: &str) {
-        append(&Path::new(path).join("arrived"), &format!("{}\n", std::process::id()));
+        append(&Path::new(path).join("arrived"), &format!("{}\n", census::me()));
     }
 
     /// The process ids of the tasks that have arrived so far, in their order.
@@ -108,7 +109,7 @@ impl Ledger {
 
     /// In a task: notes that it runs.
     pub fn note(path: &str, number: u64) {
-        append(Path::new(path), &format!("{number} {}\n", std::process::id()));
+        append(Path::new(path), &format!("{number} {}\n", census::me()));
     }
 
     /// The process ids by which each number was noted.

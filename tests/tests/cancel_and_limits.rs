@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_millis(200);
 
 fn wait_at(gate: String) -> u32 {
     Gate::wait_at(&gate);
-    std::process::id()
+    census::me()
 }
 
 fn note(ledger: String, number: u64) -> u64 {

@@ -528,9 +528,10 @@ fn killed_while_it_sends_64_mib_back() {
         reply_socket::when_sending(|| Fault::Raise(9).happen());
         vec![1u64; size >> 3]
     };
-    let mut lost = 0;
-    // a reply that was received whole before the kill is a success: what never happens is a part of it
-    for _ in 0..8 {
+    let (mut lost, mut rounds) = (0, 0);
+    // a reply that was received whole before the kill is a success: what never happens is a part of it. On a busy machine many are
+    while rounds < 8 || lost == 0 {
+        rounds += 1;
         match pool.apply(big, (64 << 20,)) {
             Ok(numbers) => assert!(numbers == vec![1u64; 8 << 20], "partial data"),
             Err(TaskError::WorkerLost { cause: ExitCause::Signaled { signal: 9, .. }, .. }) => {
@@ -540,7 +541,6 @@ fn killed_while_it_sends_64_mib_back() {
         }
         seats(&pool, 1);
     }
-    assert!(lost > 0, "no kill hit a transfer");
     assert_eq!(pool.apply(u64::pow, (3, 3)), Ok(27));
 }
 
@@ -731,9 +731,8 @@ fn a_grandchild_that_holds_the_reply_socket_does_not_hide_the_death() {
     );
     assert_eq!(pool.apply(u64::pow, (2, 3)), Ok(8));
     // it left the group on purpose: the pool does not promise to find it
-    let worker = seats(&pool, 1)[0];
-    let server = census::process(worker).unwrap().parent;
-    let is_stray = |process: &census::Process| ![worker, server].contains(&process.pid);
+    let family = census::with_ancestors(seats(&pool, 1)[0]);
+    let is_stray = |process: &census::Process| !family.contains(&process.pid);
     let strays = || case.processes().into_iter().filter(is_stray);
     strays().for_each(|stray| fault::send(stray.pid, Signal::SIGKILL));
     eventually(SOON, "the stray ends", || strays().count() == 0);

@@ -229,7 +229,7 @@ fn c6_180_a_producer_may_end_before_its_items_are_got() {
         for _ in 0..1000 {
             queue.put(vec![7; 10_000])?;
         }
-        Ok(std::process::id())
+        Ok(census::me())
     };
     let pid = pool.apply(produce, (queue.clone(),)).unwrap();
     eventually(SOON, "the producer has ended", || !census::is_alive(pid));

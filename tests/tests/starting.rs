@@ -236,6 +236,24 @@ fn row_6_and_7_a_system_call_that_fails_while_tasks_are_sent_loses_nothing() {
     }
 }
 
+/// A worker whose replies nobody could be told to read is ended, for its end is heard; what it had not begun goes to the next one.
+#[test]
+fn a_worker_that_can_not_be_watched_again_is_replaced_and_costs_nothing() {
+    let case = Case::new();
+    let mut lost = Vec::new();
+    for when in 1..=14 {
+        let inject = format!("epoll_ctl:error=ENOMEM:when={when}");
+        let Some((_, stdout)) = under_strace(&case, &inject, &["waits-and-does-not"]) else {
+            return;
+        };
+        match stdout.trim().strip_prefix("lost ") {
+            Some(workers) => lost.push(workers.parse::<u64>().unwrap()),
+            None => assert!(stdout.starts_with("build: "), "{inject}: {stdout}"),
+        }
+    }
+    assert!(lost.contains(&0) && lost.iter().any(|&lost| lost > 0), "{lost:?}");
+}
+
 #[test]
 fn row_63_interrupted_system_calls_are_no_errors() {
     let case = Case::new();

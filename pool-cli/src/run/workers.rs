@@ -211,6 +211,7 @@ fn ended(result: Result<Vec<u8>, TaskError>, kind: Kind, timing: Timing) -> Ende
             // The pool counts tasks in its own way; the result says which input it is about.
             let (worker_pid, text) = match error {
                 TaskError::WorkerLost { pid, cause, .. } => {
+                    // its standard error is not read here: it is the user's terminal, or nowhere
                     (Some(pid), format!("its worker (pid {pid}) {cause}"))
                 }
                 other => (timing.worker_pid, other.to_string()),

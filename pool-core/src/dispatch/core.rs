@@ -342,6 +342,16 @@ impl Core {
         }
     }
 
+    /// Keeps the last lines of a dead worker's standard error for the error of its task, and has the rest written by the thread that does.
+    pub(super) fn keep_last_lines(&mut self, worker: WorkerKey) {
+        let Some(link) = self.process_mut(worker) else { return };
+        link.keep_last_lines();
+        let seat = link.seat;
+        if let Some(tagger) = &self.tagger {
+            drop(tagger.finish_one(seat));
+        }
+    }
+
     pub(super) fn put_output(&self, worker: WorkerKey, lease: Lease, output: TaskOutput) {
         let holder = self.sched.worker(worker);
         let task = holder.and_then(|w| w.running_order().find(|(_, held)| *held == lease));

@@ -330,14 +330,15 @@ impl Core {
 
     /// The scheduler has forgotten the worker already; its link has not.
     fn lost(&self, worker: WorkerKey, task: TaskInfo) -> TaskError {
-        let (seat, pid, cause) = match self.link(worker) {
-            Some(link) => {
-                let cause = link.as_process().and_then(|link| link.cause);
-                (link.seat(), link.pid(), cause.unwrap_or(ExitCause::Unknown))
-            }
-            None => (0, 0, ExitCause::Unknown),
-        };
-        TaskError::WorkerLost { worker: WorkerIndex(seat), pid, cause, task }
+        let link = self.link(worker);
+        let process = link.and_then(Link::as_process);
+        TaskError::WorkerLost {
+            worker: WorkerIndex(link.map_or(0, Link::seat)),
+            pid: link.map_or(0, Link::pid),
+            cause: process.and_then(|link| link.cause).unwrap_or(ExitCause::Unknown),
+            task,
+            stderr: process.map(|link| link.last_lines.clone()).unwrap_or_default(),
+        }
     }
 }
 

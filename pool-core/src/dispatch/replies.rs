@@ -286,6 +286,7 @@ impl Core {
         let started = self.started(worker);
         if let Some(&running) = started.first() {
             self.keep_output(worker, running);
+            self.keep_last_lines(worker);
         }
         if let Some(link) = self.process_mut(worker) {
             let (seat, pid) = (WorkerIndex(link.seat), link.pid);

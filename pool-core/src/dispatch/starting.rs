@@ -9,6 +9,7 @@ use super::service::{ENDS, exit_token, reply_token};
 use super::{Shared, Workers};
 use crate::backend::Link;
 use crate::backend::process::fork_server::{ForkServer, NoServer, NotForked};
+use crate::backend::process::last_lines::LastLines;
 use crate::backend::process::link::{ProcessLink, Started};
 use crate::backend::process::spawner::{Recipe, StartMethod};
 use crate::events::PoolEvent;
@@ -116,6 +117,7 @@ impl Shared {
         let mut core = self.lock();
         let (mut link, printed) = ProcessLink::new(started, self.settings.max_result);
         if let (Some(printed), Some(tagger)) = (printed, &core.tagger) {
+            link.tagged_stderr = LastLines::of(printed.stderr.as_ref());
             tagger.add(link.seat, format!("{}-{}", self.settings.name, link.seat), printed);
         }
         let watched = self

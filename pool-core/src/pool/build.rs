@@ -17,7 +17,7 @@ use crate::limits::{MAX_DEPTH, NAME_BYTES, SLOTS};
 use crate::output::Output;
 use crate::sched;
 use crate::sys::cgroup::Delegated;
-use crate::sys::process;
+use crate::sys::{namespace, process};
 
 impl<P: From<Pool>> PoolBuilder<P> {
     /// Starts the pool. Returns when all workers are ready; after the start timeout, one is enough.
@@ -57,6 +57,7 @@ impl<P> PoolBuilder<P> {
                 "preload is for start_method(StartMethod::ForkServer) only: without it, use initializer",
             ));
         }
+        let seen = self.check_namespace()?;
         let shared = self.shared.take();
         if self.executable.is_some()
             && (preload.is_some()
@@ -98,9 +99,12 @@ impl<P> PoolBuilder<P> {
             niceness: self.niceness,
             workers: match self.kind {
                 Kind::Threads => Workers::Threads { shared: shared.map(Shareable::into_object) },
-                Kind::Processes => {
-                    Workers::Processes(Box::new(self.into_recipe(name.clone(), role, shared)?))
-                }
+                Kind::Processes => Workers::Processes(Box::new(self.into_recipe(
+                    name.clone(),
+                    role,
+                    seen,
+                    shared,
+                )?)),
             },
             name,
         })
@@ -110,6 +114,7 @@ impl<P> PoolBuilder<P> {
         self,
         pool: String,
         role: Role,
+        seen: Option<u32>,
         shared: Option<Shareable>,
     ) -> Result<Recipe, PoolError> {
         let groups = match self.cgroup_memory_limit {
@@ -138,8 +143,28 @@ impl<P> PoolBuilder<P> {
             shared: shared.map(Shareable::into_file).transpose()?,
             limits: self.limits,
             sandbox: self.sandbox.map(sealed).transpose()?,
+            seen,
             member: None,
         })
+    }
+
+    /// The number by which this program must be seen from the namespace of the workers, if that is wanted.
+    fn check_namespace(&self) -> Result<Option<u32>, PoolError> {
+        if !self.pid_namespace {
+            return Ok(None);
+        }
+        if self.start_method != StartMethod::ForkServer {
+            return Err(config(
+                "pid_namespace is for start_method(StartMethod::ForkServer) only: the fork server is the first process of it",
+            ));
+        }
+        if self.sandbox.is_some() {
+            return Err(config(
+                "pid_namespace and sandbox exclude each other: confined workers don't see /proc, by which processes of several namespaces are told apart",
+            ));
+        }
+        let missing = || PoolError::NoPidNamespace("/proc is not mounted".to_owned());
+        Ok(Some(namespace::me_in_proc().ok_or_else(missing)?))
     }
 
     fn check_size(&self) -> Result<u32, PoolError> {

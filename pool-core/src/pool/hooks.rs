@@ -114,6 +114,38 @@ impl<P> PoolBuilder<P> {
         self
     }
 
+    /// Whether the workers live in a PID namespace of their own, whose first process is the fork server: when that ends, however it ends, the kernel kills all that is in it, sessions
+    /// of their own included. So nothing that a task has started outlives the pool, even if this program and the fork server are killed at the same time. Only with
+    /// [`StartMethod::ForkServer`], and not with a [`sandbox`](Self::sandbox). Default: no.
+    ///
+    /// In the namespace processes have other numbers than outside: what [`std::process::id`] gives in a task is not what [`WorkerInfo::pid`](crate::WorkerInfo::pid) and
+    /// [`AsyncResult::pid`](crate::AsyncResult::pid) tell, and /proc, which stays that of this program, knows them by the latter (`/proc/self` is right in any case). Tasks neither see nor
+    /// signal processes outside. Shared objects work as always.
+    ///
+    /// Root gets such a namespace. Others get it together with a user namespace, where the kernel allows that: files and processes belong to the same user as before, but the files of all
+    /// others seem to belong to `nobody`, programs with a setuid bit (`sudo`) don't become another user, and no task has any capability. [`build`](Self::build) fails with
+    /// [`PoolError::NoPidNamespace`](crate::PoolError::NoPidNamespace) if this can't be had.
+    ///
+    /// ```
+    /// # fn main() -> anyhow::Result<()> {
+    /// # pool_core::init();
+    /// use pool_core::{Pool, PoolError, StartMethod};
+    /// let builder = Pool::builder().processes(2).start_method(StartMethod::ForkServer).pid_namespace(true);
+    /// match builder.build() {
+    ///     Err(PoolError::NoPidNamespace(why)) => println!("not here: {why}"),
+    ///     pool => {
+    ///         let pid = pool?.apply(std::process::id, ())?;
+    ///         assert!(pid < 10, "its number in a namespace that is new");
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pid_namespace(mut self, on: bool) -> Self {
+        self.pid_namespace = on;
+        self
+    }
+
     /// A function that the fork server calls once, before it forks the first worker: what it puts into static variables is in all workers, whose memory is shared until it is
     /// written to. It must leave no threads running. If it fails, `build` gives [`PoolError::InitFailed`](crate::PoolError::InitFailed). Only with
     /// [`StartMethod::ForkServer`].

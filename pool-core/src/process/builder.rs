@@ -207,6 +207,7 @@ impl Settings {
             limits: Vec::new(),
             sandbox: None,
             shared: None,
+            seen: None,
             member: Some(Box::new(member)),
         })
     }

@@ -9,6 +9,7 @@ use super::ProcessError;
 use super::child::{Child, Outcome};
 use crate::attach::Attachments;
 use crate::backend::process::exit::{OomKills, judge};
+use crate::backend::process::last_lines::LastLines;
 use crate::backend::process::link::{BigInput, ProcessLink, Stage};
 use crate::backend::process::spawner::Recipe;
 use crate::backend::process::tagging::Tagger;
@@ -65,9 +66,10 @@ impl Nursling {
         tagger: Option<&Tagger>,
     ) -> io::Result<Nursling> {
         let started = recipe.start(0)?;
-        let (link, printed) = ProcessLink::new(started, recipe.max_result);
+        let (mut link, printed) = ProcessLink::new(started, recipe.max_result);
         let is_tagged = printed.is_some() && tagger.is_some();
         if let (Some(printed), Some(tagger)) = (printed, tagger) {
+            link.tagged_stderr = LastLines::of(printed.stderr.as_ref());
             tagger.add(child.number, child.name(), printed);
         }
         let limit = u64::try_from(start_timeout.as_nanos()).unwrap_or(u64::MAX);
@@ -205,6 +207,9 @@ impl Nursling {
         let killed = link.killed || child.was_signalled();
         let cause = judge(exit, link, killed, kills, clock::now_ns());
         link.cause = Some(cause);
+        if self.reply.is_none() {
+            link.keep_last_lines();
+        }
         if let Some(output) = self.link.captured().filter(|_| self.reply.is_none()) {
             self.keep(output);
         }
@@ -231,6 +236,7 @@ impl Nursling {
                     id: TaskId(u64::from(self.child.number)),
                     name: self.child.function.to_owned(),
                 },
+                stderr: self.link.last_lines.clone(),
             },
         }
     }

@@ -31,6 +31,18 @@ pub(crate) fn read_captured(file: BorrowedFd<'_>, limit: usize) -> io::Result<Ve
     Ok(content)
 }
 
+/// The end of what was printed, at most `limit` bytes.
+pub(crate) fn read_captured_end(file: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<u8>> {
+    let file = File::from(file.try_clone_to_owned()?);
+    let len = file.metadata()?.len();
+    let mut content = vec![0; len.min(limit as u64) as usize];
+    // it may be shrinking: a descendant of a dead worker has it too
+    let start = len - content.len() as u64;
+    let read = file.read_at(&mut content, start)?;
+    content.truncate(read);
+    Ok(content)
+}
+
 /// Takes out what this process has printed on a standard stream that is such a file.
 pub(crate) fn take_captured(file: BorrowedFd<'_>, limit: usize) -> io::Result<Vec<u8>> {
     if nix::sys::stat::fstat(file)?.st_size == 0 {

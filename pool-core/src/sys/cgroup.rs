@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::identity::{self, Token};
+use super::namespace;
 use super::pidfd::PidFd;
 use crate::primitives::unpoisoned;
 
@@ -49,6 +50,7 @@ impl Place {
         if self.version == Version::One {
             return Some(self);
         }
+        let pid = namespace::to_proc(pid)?;
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         place(&groups, &mounts()?).filter(|place| place.directory.is_dir())
     }

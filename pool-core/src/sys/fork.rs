@@ -8,6 +8,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::namespace;
 use crate::error::ExitCause;
 
 /// Which of both processes this is after a fork.
@@ -100,6 +101,21 @@ pub(crate) fn await_end(pid: u32) {
     while waitid(Id::Pid(id), WaitPidFlag::WEXITED) == Err(nix::Error::EINTR) {}
 }
 
+/// Waits for the end of a child, and collects it.
+pub(crate) fn await_cause(pid: u32) -> ExitCause {
+    let id = Pid::from_raw(pid as i32);
+    loop {
+        match waitid(Id::Pid(id), WaitPidFlag::WEXITED) {
+            Err(nix::Error::EINTR) => {}
+            Ok(WaitStatus::Exited(_, code)) => return ExitCause::Exited(code),
+            Ok(WaitStatus::Signaled(_, signal, core_dumped)) => {
+                return ExitCause::Signaled { signal: signal as i32, core_dumped };
+            }
+            Ok(_) | Err(_) => return ExitCause::Unknown,
+        }
+    }
+}
+
 /// The children of this process, adopted ones included, which nobody but the caller collects meanwhile. Needs /proc.
 pub(crate) fn children() -> Vec<u32> {
     // the kernel lists them by thread; without that list, they are among all processes
@@ -113,7 +129,8 @@ fn listed_children() -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for thread in std::fs::read_dir("/proc/self/task")? {
         let list = std::fs::read_to_string(thread?.path().join("children"))?;
-        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        let listed = list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+        children.extend(listed.filter_map(namespace::from_proc));
     }
     Ok(children)
 }
@@ -125,10 +142,12 @@ fn has_children() -> bool {
 }
 
 fn searched_children() -> Vec<u32> {
-    let me = std::process::id().to_string();
+    let Some(me) = namespace::me_in_proc() else { return Vec::new() };
+    let me = me.to_string();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| parent_of(*pid).as_deref() == Some(&*me)).collect()
+    let children = pids.filter(|pid| parent_of(*pid).as_deref() == Some(&*me));
+    children.filter_map(namespace::from_proc).collect()
 }
 
 /// The second field after the name, which may contain anything.

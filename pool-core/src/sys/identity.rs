@@ -2,13 +2,17 @@
 //!
 //! A [`Token`] names one process for ever: its number, and the time at which it was started, because numbers are used again. It fits
 //! into 62 bits, so a lock word can hold it together with two flags, and to take a lock is one compare-and-swap.
+//!
+//! The number is that of /proc, which is the same for all, also for processes in a PID namespace of their own (see [`namespace`]).
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::namespace;
 
 /// Process numbers on Linux are below 2^22.
 const PID_BITS: u32 = 22;
@@ -23,6 +27,9 @@ pub(crate) type Token = u64;
 
 /// This process, as soon as somebody has asked; 0 before, and in a copy that was made by `fork`.
 static ME: AtomicU64 = AtomicU64::new(0);
+
+/// Whether this process is known to others by another number than to itself. Known when [`ME`] is.
+static FOREIGN: AtomicBool = AtomicBool::new(false);
 
 /// This process.
 #[inline]
@@ -44,7 +51,9 @@ fn find_out() -> Token {
     FORGET.call_once(|| unsafe {
         libc::pthread_atfork(None, None, Some(forget));
     });
-    let pid = std::process::id();
+    // known to those outside too, if this process is in a PID namespace below that of /proc
+    let pid = namespace::me_in_proc().unwrap_or_else(std::process::id);
+    FOREIGN.store(pid != std::process::id(), Relaxed);
     let me = token(pid, started(pid).unwrap_or(0));
     ME.store(me, Relaxed);
     me
@@ -73,6 +82,9 @@ pub(crate) fn is_gone(token: Token) -> bool {
         // no token: something has been overwritten
         return true;
     }
+    if FOREIGN.load(Relaxed) {
+        return is_gone_from_proc(pid, start);
+    }
     let process = match open(pid) {
         Ok(process) => process,
         // no such process, or the number is that of a thread now. Any other error tells nothing; without a free descriptor, a zombie is not known.
@@ -89,6 +101,24 @@ pub(crate) fn is_gone(token: Token) -> bool {
     }
     // its number may belong to another one by now
     start != 0 && started(pid).is_some_and(|now| now & ((1 << START_BITS) - 1) != start)
+}
+
+/// The same by /proc alone, for processes that may be in other namespaces, whose numbers are known there only.
+fn is_gone_from_proc(number: u32, start: u64) -> bool {
+    let stat = match std::fs::read_to_string(format!("/proc/{number}/stat")) {
+        Ok(stat) => stat,
+        // any other error tells nothing; ESRCH: it has ended while it was read
+        Err(error) => {
+            return error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(libc::ESRCH);
+        }
+    };
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
+    // the first thread of a process is a zombie already while others still run
+    let is_zombie = matches!(fields.first(), Some(&("Z" | "X"))) && number(17) <= Some(1);
+    is_zombie || start != 0 && number(19).is_some_and(|now| now & ((1 << START_BITS) - 1) != start)
 }
 
 fn open(pid: u32) -> io::Result<OwnedFd> {
@@ -129,6 +159,22 @@ mod tests {
         child.wait().unwrap();
         assert!(is_gone(name));
         assert!(!is_gone(me()));
+    }
+
+    #[test]
+    fn proc_alone_tells_the_same() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let start = started(child.id()).unwrap();
+        assert!(!is_gone_from_proc(child.id(), start));
+        assert!(!is_gone_from_proc(child.id(), 0));
+        assert!(is_gone_from_proc(child.id(), start + 1));
+        child.kill().unwrap();
+        while !is_gone_from_proc(child.id(), start) {
+            std::thread::yield_now();
+        }
+        assert!(started(child.id()).is_some(), "a zombie is gone");
+        child.wait().unwrap();
+        assert!(is_gone_from_proc(child.id(), start));
     }
 
     #[test]

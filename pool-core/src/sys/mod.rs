@@ -15,6 +15,7 @@ pub(crate) mod futex;
 pub(crate) mod identity;
 pub(crate) mod launch;
 pub(crate) mod memory;
+pub(crate) mod namespace;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod process;

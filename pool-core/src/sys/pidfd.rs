@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::namespace;
 use crate::error::ExitCause;
 
 /// A child process that this process has started and not yet reaped.
@@ -23,6 +24,16 @@ impl PidFd {
             }
             Ok(PidFd(OwnedFd::from_raw_fd(fd as libc::c_int)))
         }
+    }
+
+    /// Another descriptor of the same process.
+    pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
+    /// The number by which this program can name the process, also if that is in a PID namespace of its own; `None` if it is gone, or /proc is not that of this program's namespace.
+    pub(crate) fn number(&self) -> Option<u32> {
+        namespace::number_in_proc(self.0.as_fd()).and_then(namespace::from_proc)
     }
 
     /// One of no process: what is asked of it is answered as if nobody knew.
@@ -75,6 +86,12 @@ pub(crate) fn has_ended(child: u32) -> bool {
         waitid(Id::Pid(Pid::from_raw(number)), flags),
         Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR)
     )
+}
+
+impl From<OwnedFd> for PidFd {
+    fn from(fd: OwnedFd) -> PidFd {
+        PidFd(fd)
+    }
 }
 
 impl From<PidFd> for OwnedFd {

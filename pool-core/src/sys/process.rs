@@ -8,11 +8,30 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::{check, replace_number};
+use super::{check, namespace, replace_number};
+use crate::error::ExitCause;
 
 /// This process gets SIGKILL when the thread that started it ends. To be followed by a look at [`parent`].
 pub(crate) fn arm_parent_death() -> io::Result<()> {
     Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
+}
+
+/// Ends this process as another one has ended, as far as that can be: without core dump, and at once.
+pub(crate) fn leave_like(cause: ExitCause) -> ! {
+    let code = match cause {
+        ExitCause::Exited(code) => code,
+        ExitCause::Signaled { signal, .. } => {
+            if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
+                let _ =
+                    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+                let _ = nix::sys::signal::raise(signal);
+            }
+            1
+        }
+        _ => 1,
+    };
+    // SAFETY: ends the process, without running anything that the other one has run already.
+    unsafe { libc::_exit(code) }
 }
 
 /// Undoes [`arm_parent_death`].
@@ -128,10 +147,29 @@ pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
 
 /// The resident memory of a child of this process, in bytes; `None` if it can't be told.
 pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    let pid = namespace::to_proc(pid)?;
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * page.unsigned_abs())
+}
+
+/// How a process has ended that was not collected yet, from /proc; `None` if it lives, was collected, or that does not show it: an exit with 0 looks like what this process may not see.
+pub(crate) fn zombie_cause(pid: u32) -> Option<ExitCause> {
+    let pid = namespace::to_proc(pid)?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    if fields.first() != Some(&"Z") {
+        return None;
+    }
+    // field 52 of the file, as wait tells it
+    let status: i32 = fields.get(49)?.parse().ok()?;
+    match (status >> 8 & 0xff, status & 0x7f) {
+        (0, 0) => None,
+        (code, 0) => Some(ExitCause::Exited(code)),
+        (_, signal) => Some(ExitCause::Signaled { signal, core_dumped: status & 0x80 != 0 }),
+    }
 }
 
 /// The name that `ps` and `top` show for this process.
@@ -190,4 +228,32 @@ fn number_after(text: &[u8], name: &[u8]) -> Option<u64> {
     let rest = &text[at + name.len()..];
     let end = rest.iter().position(|byte| *byte == b'\n')?;
     std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[test]
+    fn a_zombie_shows_how_it_has_ended() {
+        for (script, expected) in [
+            ("exit 3", Some(ExitCause::Exited(3))),
+            ("exit 255", Some(ExitCause::Exited(255))),
+            ("kill -9 $$", Some(ExitCause::Signaled { signal: 9, core_dumped: false })),
+            // might be what is not shown
+            ("exit 0", None),
+        ] {
+            let mut command = Command::new("sh");
+            let mut child = command.args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+            while !super::super::pidfd::has_ended(child.id()) {
+                std::thread::yield_now();
+            }
+            assert_eq!(zombie_cause(child.id()), expected, "{script}");
+            child.wait().unwrap();
+        }
+        assert_eq!(zombie_cause(std::process::id()), None, "it lives");
+    }
 }

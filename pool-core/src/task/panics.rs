@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::panic::PanicHookInfo;
 use std::sync::Once;
 
@@ -46,10 +47,16 @@ pub(crate) fn keep() {
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             // no longer known in a thread that is ending
-            if IN_TASK.try_with(Cell::get).unwrap_or(false) {
-                LAST.set(Some(describe(info)));
-            } else {
+            if !IN_TASK.try_with(Cell::get).unwrap_or(false) {
                 previous(info);
+            } else if cfg!(panic = "abort") {
+                // nobody will catch it: it is told by what is printed
+                previous(info);
+            } else if is_last(info) {
+                previous(info);
+                print(LAST.take());
+            } else {
+                LAST.set(Some(describe(info)));
             }
         }));
     });
@@ -61,6 +68,21 @@ pub(crate) fn take(payload: &(dyn Any + Send)) -> Report {
     let kept =
         LAST.take().unwrap_or_else(|| Report { location: "unknown".into(), ..Report::default() });
     if kept.message.is_empty() { Report { message: message(payload), ..kept } } else { kept }
+}
+
+/// Whether the process aborts after this panic. std does not say so, but by these messages of its own; should they change, only what is printed before an abort is less.
+fn is_last(info: &PanicHookInfo<'_>) -> bool {
+    let text = message(info.payload());
+    text.starts_with("panic in a function that cannot unwind")
+        || text.starts_with("panic in a destructor during cleanup")
+}
+
+/// The panic that can't be told to the parent, because the process aborts.
+fn print(kept: Option<Report>) {
+    if let Some(Report { message, location, .. }) = kept {
+        // a standard error that is closed is no reason to panic once more
+        let _ = writeln!(std::io::stderr(), "the panic before was at {location}: {message}");
+    }
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> Report {

@@ -20,6 +20,8 @@ pub(crate) struct ForkServerBoot {
     pub(crate) name: String,
     /// Its parent's process id.
     pub(crate) parent: u32,
+    /// It is to be the first process of a PID namespace, from which the parent must be seen by this number in /proc.
+    pub(crate) seen: Option<u32>,
 }
 
 /// First bytes on the reply socket, parent → worker, together with the descriptors of the task channel and the shared block

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::boot::{self, Role};
@@ -16,7 +16,7 @@ use crate::sys::fork::{self, ChildSignals, Side};
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::wait_any_readable;
 use crate::sys::signal::{GroupSignal, send_to_child};
-use crate::sys::{capture, failpoint, process, socket};
+use crate::sys::{capture, failpoint, namespace, process, socket};
 use crate::task::callee::Callee;
 use crate::task::entry::Output;
 use crate::task::job::caught;
@@ -45,6 +45,25 @@ struct ForkServer {
     has_adopted: bool,
     /// Threads that this process had before any code of the user's was called.
     threads: usize,
+    /// It is the first process of a PID namespace: its end is that of all in it.
+    is_isolated: bool,
+}
+
+/// Goes on as the first process of a PID namespace; says why, and ends, if there is none to be had.
+fn isolate(seen: u32, orders: OwnedFd, ends: OwnedFd) -> (OwnedFd, OwnedFd) {
+    let told = orders.try_clone();
+    let why = match namespace::enter(seen, (orders, ends)) {
+        Ok(sockets) => return sockets,
+        Err(why) => why,
+    };
+    let mut bytes = Vec::new();
+    // without an answer, that it has ended is told
+    if let Ok(told) = told
+        && codec::encode(&Answer::Refused(why), &mut bytes, MESSAGE_BYTES as u64).is_ok()
+    {
+        let _ = socket::send_all(told.as_fd(), &bytes);
+    }
+    super::leave(0)
 }
 
 struct Worker {
@@ -80,6 +99,10 @@ pub(super) fn serve(
     if process::parent() != boot.parent && process::parent() != 0 {
         super::leave(0);
     }
+    let (orders, ends) = match boot.seen {
+        None => (orders, ends),
+        Some(seen) => isolate(seen, orders, ends),
+    };
     boot::set(Role { depth: boot.depth, entry });
     panics::keep();
     fork::become_subreaper()?;
@@ -93,6 +116,7 @@ pub(super) fn serve(
         has_begun: false,
         has_adopted: false,
         threads,
+        is_isolated: boot.seen.is_some(),
     };
     let image = process::image_id()?;
     let hello = Hello { version: boot.version, depth: boot.depth, image };
@@ -229,15 +253,26 @@ impl ForkServer {
         };
         let server = std::process::id();
         failpoint::at("forks.fork");
-        process::disarm_parent_death()?;
+        if !self.is_isolated {
+            // what it leaves behind when it ends would stay; in a namespace nothing does
+            process::disarm_parent_death()?;
+        }
         match fork::fork() {
             Ok(Side::Parent(pid)) => {
                 // both sides do it, so that it is done whoever comes first
                 fork::lead_group(pid);
                 failpoint::at("forks.forked");
-                let answer = match PidFd::open(pid) {
-                    Ok(pidfd) => {
+                // in a namespace, the pool knows it by another number, which a descriptor tells
+                let opened = PidFd::open(pid).and_then(|pidfd| {
+                    let told = self.is_isolated.then(|| pidfd.try_clone()).transpose()?;
+                    Ok((pidfd, told))
+                });
+                let answer = match opened {
+                    Ok((pidfd, told)) => {
                         self.workers.insert(pid, Worker { pidfd, ended: false, told: false });
+                        if let Some(pidfd) = told {
+                            return self.tell_isolated(pid, &pidfd);
+                        }
                         Answer::Forked { pid }
                     }
                     Err(error) => {
@@ -266,6 +301,14 @@ impl ForkServer {
                 Ok(Turn::Next)
             }
         }
+    }
+
+    fn tell_isolated(&self, pid: u32, pidfd: &OwnedFd) -> io::Result<Turn> {
+        let mut bytes = Vec::new();
+        codec::encode(&Answer::Forked { pid }, &mut bytes, SHORT_MESSAGE_BYTES as u64)
+            .map_err(|_| super::sys_error("an answer"))?;
+        socket::send_with(self.orders.as_fd(), &bytes, &[pidfd.as_raw_fd()])?;
+        Ok(Turn::Next)
     }
 
     fn answer(&self, answer: &Answer) -> io::Result<()> {

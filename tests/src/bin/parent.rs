@@ -14,6 +14,8 @@ fn main() {
     match args[..] {
         ["workers", doing, gate] => workers(doing, gate),
         ["runaways", gate] => runaways(gate),
+        ["isolated-runaway", gate] => isolated_runaway(gate),
+        ["isolated-user", directory] => isolated_user(directory),
         ["cycles", count] => cycles(count.parse().unwrap()),
         ["many-tasks", count] => many_tasks(count.parse().unwrap()),
         ["endless-imap", count] => endless_imap(count.parse().unwrap()),
@@ -94,6 +96,57 @@ fn runaways(gate: &str) {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     println!("{}", pids.join(" "));
     std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// A task that leaves its process group, in a PID namespace: tells when it runs, or why there is none.
+fn isolated_runaway(gate: &str) {
+    let builder = Pool::builder().processes(2).start_method(StartMethod::ForkServer);
+    let pool = match builder.pid_namespace(true).build() {
+        Ok(pool) => pool,
+        Err(error) => return println!("{error}"),
+    };
+    pool.apply(fault::run_away, (format!("{gate}/arrived"),)).unwrap();
+    let runs = || Gate::arrived_at(gate).len() == 1;
+    eventually(std::time::Duration::from_secs(20), "it runs", runs);
+    println!("runs");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// What a worker in a PID namespace is and may, told by itself and by what it leaves in the directory.
+fn isolated_user(directory: &str) {
+    let builder = Pool::builder().processes(2).start_method(StartMethod::ForkServer);
+    let pool = match builder.pid_namespace(true).build() {
+        Ok(pool) => pool,
+        Err(error) => return println!("{error}"),
+    };
+    let look = |directory: String| {
+        std::fs::write(format!("{directory}/made"), b"x").unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let capabilities = ["CapInh:", "CapPrm:", "CapEff:"].map(|set| line(set)[0].clone());
+        let none = capabilities.iter().all(|set| set.trim_start_matches('0').is_empty());
+        let mount = Command::new("mount").args(["-t", "tmpfs", "x", &directory]).output();
+        let mounts = mount.is_ok_and(|mount| mount.status.success());
+        format!(
+            "pid {} of {} uid {} capable {} mounts {mounts}",
+            std::process::id() < 20,
+            line("NSpid:").len(),
+            line("Uid:")[0],
+            !none
+        )
+    };
+    println!("{}", pool.apply(look, (directory.to_owned(),)).unwrap());
+    // a SIGKILL from outside still reaches them
+    let workers = pool.workers();
+    for worker in &workers {
+        fault::send(worker.pid(), nix::sys::signal::Signal::SIGKILL);
+    }
+    println!("{}", pool.map(|x: u64| x + 1, 0..100).unwrap().len());
+    pool.terminate();
+    pool.join().unwrap();
 }
 
 fn report(what: &str) {

@@ -5,13 +5,14 @@
 
 use std::io::Write;
 
-use pool_core::{Output, Pool, Process, StartMethod};
+use pool_core::{Output, Pool, Process, StartMethod, TaskError};
 
 fn main() {
     pool_core::init();
     match std::env::args().nth(1).as_deref() {
         Some("tagged-process") => tagged_process(),
         Some("preload") => preload(),
+        Some("unread") => unread(),
         what => panic!("unknown: {what:?}"),
     }
 }
@@ -21,6 +22,23 @@ fn tagged_process() {
     let print = |lines: u32| (0..lines).for_each(|line| println!("line {line}"));
     let process = Process::builder().name("printer").stdout(Output::Tagged);
     process.spawn(print, (500,)).unwrap().join().unwrap();
+}
+
+/// Its standard error is a pipe that nobody reads, into which more is to be written than it can hold when the worker dies. That still has its last line told.
+fn unread() {
+    let pool = Pool::builder().processes(1).stderr(Output::Tagged).build().unwrap();
+    let dies = || -> () {
+        // with its tag, this is more than one pipe can hold, and less than two
+        let lines: String = (0..8000).map(|line| format!("line {line}\n")).collect();
+        std::io::stderr().write_all(lines.as_bytes()).unwrap();
+        std::process::abort();
+    };
+    match pool.apply(dies, ()) {
+        Err(TaskError::WorkerLost { stderr, .. }) => println!("{}", stderr.lines().last().unwrap()),
+        other => println!("{other:?}"),
+    }
+    // this one waits until it is killed: its lines can't be written
+    std::thread::park();
 }
 
 /// A preload function prints a part of a line, and the workers print nothing.

@@ -4,7 +4,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -19,6 +19,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["two-squares"] => two_squares(),
+        ["waits-and-does-not"] => waits_and_does_not(),
         ["starts-slowly", worker, gate, starts] => starts_slowly(worker, gate, starts),
         ["few-processes"] => few_processes(),
         ["paused-task", gate, limit_ms] => paused_task(gate, limit_ms.parse().unwrap()),
@@ -47,6 +48,36 @@ fn wait_for_end() {
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
 
+/// Takes longer than a thread looks for a reply before it sleeps.
+fn slow_square(x: u64) -> u64 {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(5) {
+        std::hint::spin_loop();
+    }
+    x * x
+}
+
+/// One worker whose replies are read by the thread that waits for them, then by the pool's own because nobody waits, and so on; tells how many workers that has cost.
+fn waits_and_does_not() {
+    let pool = match Pool::builder().processes(1).build() {
+        Ok(pool) => pool,
+        Err(error) => return println!("build: {error}"),
+    };
+    for round in 0..6 {
+        let waited = pool.apply(slow_square, (round,));
+        let handle = pool.apply_async(slow_square, (round,)).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        handle.on_done(move || done.send(()).unwrap());
+        is_done.recv().unwrap();
+        for outcome in [waited, handle.get()] {
+            if outcome != Ok(round * round) {
+                return println!("{outcome:?}");
+            }
+        }
+    }
+    println!("lost {}", pool.stats().workers_lost);
+}
+
 fn two_squares() {
     match Pool::new(2) {
         Ok(pool) => println!("{:?}", pool.map(|x: u64| x * x, 0..4)),
@@ -62,7 +93,8 @@ fn starts_slowly(worker: &str, gate: &str, starts: &str) {
 
 /// Threads and processes run out while the pool is built: an error, or a smaller pool, and nothing is left.
 fn few_processes() {
-    assert_eq!(Pool::new(1).unwrap().apply(u64::pow, (2, 3)), Ok(8));
+    // long enough that this thread sleeps for the result, for which it has a descriptor from then on
+    assert_eq!(Pool::new(1).unwrap().apply(slow_square, (3,)), Ok(9));
     let (_, hard) = getrlimit(Resource::RLIMIT_NPROC).unwrap();
     let threads = census::holdings(std::process::id()).threads;
     report("before");

@@ -14,7 +14,7 @@ use crate::primitives::lock;
 use crate::sys::fork::message_pair;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::wait_any_readable;
-use crate::sys::process::image_id;
+use crate::sys::process::{self, image_id};
 use crate::sys::socket;
 use crate::task::callee::Callee;
 use crate::wire::fork_server::{
@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long it may take to end what the pool has left behind, and itself.
 const LEAVE: Duration = Duration::from_secs(3);
 
-/// How long it may take to tell the end of a worker that is known to have ended: it tells at once, unless it is stopped.
+/// How long it may take to tell the end of a worker that is known to have ended: it tells at once, unless it is stopped, or the machine has too much to do.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// A fork server that has been started. Dropping it ends it, and all that is left of its workers.
@@ -79,7 +79,7 @@ impl ForkServer {
         server.greet(recipe, &stream, timeout)?;
         if let Some((callee, input)) = preload {
             server.send(&Order::Preload { callee: callee.0, input: input.clone() }, &[])?;
-            match server.receive(MESSAGE_BYTES, timeout)? {
+            match server.receive(MESSAGE_BYTES, timeout)?.0 {
                 Answer::Preloaded(Ok(())) => {}
                 Answer::Preloaded(Err(text)) => {
                     let text = format!("preload: {text}");
@@ -96,8 +96,13 @@ impl ForkServer {
         let fds = [self.orders.as_fd(), stream.as_fd(), self.pidfd.as_fd()];
         let ready = wait_any_readable(&fds, Some(ns(timeout)))?;
         if ready[0] {
-            let Answer::Greeting(hello) = self.receive(MESSAGE_BYTES, timeout)? else {
-                return Err(NoServer::Failed("it did not say hello".to_owned()));
+            let hello = match self.receive(MESSAGE_BYTES, timeout)?.0 {
+                Answer::Greeting(hello) => hello,
+                // it was asked for a namespace before anything else
+                Answer::Refused(why) => {
+                    return Err(NoServer::Refused(PoolError::NoPidNamespace(why)));
+                }
+                _ => return Err(NoServer::Failed("it did not say hello".to_owned())),
             };
             let image = image_id().ok().filter(|_| recipe.executable.is_none());
             return match hello.refuse(recipe.role.depth + 1, image) {
@@ -137,7 +142,9 @@ impl ForkServer {
         fds.extend(stdout.as_ref().map(AsRawFd::as_raw_fd));
         fds.extend(stderr.as_ref().map(AsRawFd::as_raw_fd));
         self.send(&order, &fds).map_err(NotForked::Useless)?;
-        let pid = match self.receive(SHORT_MESSAGE_BYTES, ANSWER).map_err(NotForked::Useless)? {
+        let (answer, fds) =
+            self.receive(SHORT_MESSAGE_BYTES, ANSWER).map_err(NotForked::Useless)?;
+        let number = match answer {
             Answer::Forked { pid } => pid,
             Answer::Refused(text) => return Err(NotForked::ThisTime(io::Error::other(text))),
             other => {
@@ -145,12 +152,14 @@ impl ForkServer {
                 return Err(NotForked::Useless(io::Error::other(text)));
             }
         };
-        // not reaped before this program has taken its status, so the number is its own
-        match PidFd::open(pid) {
-            Ok(pidfd) => Ok(ours.started(seat, pid, pidfd, Some(Arc::clone(&self.ends)))),
+        match find(number, recipe.seen.is_some(), fds) {
+            Ok((pid, pidfd)) => {
+                let end = ForkedEnd { ends: Arc::clone(&self.ends), number };
+                Ok(ours.started(seat, pid, pidfd, Some(end)))
+            }
             Err(error) => {
                 // it ends when its socket is closed here; nobody asks how
-                self.ends.release(pid);
+                self.ends.release(number);
                 Err(NotForked::ThisTime(error))
             }
         }
@@ -163,7 +172,7 @@ impl ForkServer {
         socket::send_with(self.orders.as_fd(), &bytes, fds).map(drop)
     }
 
-    fn receive(&self, limit: usize, timeout: Duration) -> io::Result<Answer> {
+    fn receive(&self, limit: usize, timeout: Duration) -> io::Result<(Answer, Vec<OwnedFd>)> {
         let ready =
             wait_any_readable(&[self.orders.as_fd(), self.pidfd.as_fd()], Some(ns(timeout)))?;
         if !ready[0] {
@@ -171,11 +180,23 @@ impl ForkServer {
             return Err(io::Error::other(format!("the fork server {what}")));
         }
         let mut bytes = vec![0; limit];
-        let (len, _) = socket::receive_with(self.orders.as_fd(), &mut bytes)?;
-        codec::decode(&bytes[..len]).map_err(|error| {
+        let (len, fds) = socket::receive_with(self.orders.as_fd(), &mut bytes)?;
+        let answer = codec::decode(&bytes[..len]).map_err(|error| {
             io::Error::other(format!("the fork server has ended or said nonsense: {error}"))
-        })
+        })?;
+        Ok((answer, fds))
     }
+}
+
+/// The number by which this program knows a worker of which the fork server tells its own. In a namespace these differ, and the worker's pidfd comes with the answer.
+fn find(number: u32, is_isolated: bool, fds: Vec<OwnedFd>) -> io::Result<(u32, PidFd)> {
+    if !is_isolated {
+        // not reaped before this program has taken its status, so the number is its own
+        return Ok((number, PidFd::open(number)?));
+    }
+    let pidfd = PidFd::from(fds.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?);
+    let pid = pidfd.number().ok_or_else(|| io::Error::other("/proc does not tell its number"))?;
+    Ok((pid, pidfd))
 }
 
 impl Drop for ForkServer {
@@ -202,7 +223,27 @@ impl AsFd for WorkerEnds {
     }
 }
 
-/// How the workers of a fork server have ended, as far as it was told.
+/// Where the end of one forked worker is told.
+#[derive(Debug)]
+pub(crate) struct ForkedEnd {
+    ends: Arc<WorkerEnds>,
+    /// The fork server's number for it.
+    number: u32,
+}
+
+impl ForkedEnd {
+    /// See [`WorkerEnds::take`].
+    pub(super) fn take(&self, pid: u32, now: u64) -> Option<ExitCause> {
+        self.ends.take(self.number, pid, now)
+    }
+
+    /// See [`WorkerEnds::is_closed`].
+    pub(super) fn is_closed(&self) -> bool {
+        self.ends.is_closed()
+    }
+}
+
+/// How the workers of a fork server have ended, as far as it was told. It tells the numbers by which it knows them itself.
 #[derive(Debug)]
 pub(crate) struct WorkerEnds {
     socket: OwnedFd,
@@ -220,21 +261,27 @@ struct Ends {
 
 impl WorkerEnds {
     /// How this worker, whose pidfd tells that it has ended, has ended; `None`: ask again when something was [heard](Self::listen), or some time later. What the fork server does not tell in
-    /// time is not known. Never waits.
-    pub(crate) fn take(&self, pid: u32, now: u64) -> Option<ExitCause> {
+    /// time is read off the zombie, as far as that shows it. Never waits.
+    fn take(&self, number: u32, pid: u32, now: u64) -> Option<ExitCause> {
         let mut state = lock(&self.state);
         self.read(&mut state);
-        if let Some(cause) = state.told.remove(&pid) {
-            state.missed.remove(&pid);
+        if let Some(cause) = state.told.remove(&number) {
+            state.missed.remove(&number);
             // it need not stay a zombie any more; a fork server that is gone has reaped it
-            let _ = socket::send_now(self.socket.as_fd(), &pid.to_le_bytes());
+            let _ = socket::send_now(self.socket.as_fd(), &number.to_le_bytes());
             return Some(cause);
         }
         let closed = state.closed;
-        let since = *state.missed.entry(pid).or_insert(now);
-        if closed || now.saturating_sub(since) > PATIENCE_NS {
-            state.missed.remove(&pid);
+        let since = *state.missed.entry(number).or_insert(now);
+        if closed {
+            state.missed.remove(&number);
             return Some(ExitCause::Unknown);
+        }
+        if now.saturating_sub(since) > PATIENCE_NS {
+            state.missed.remove(&number);
+            // should it be told after all, nobody waits for that any more, and the zombie may go
+            state.unwanted.insert(number);
+            return Some(process::zombie_cause(pid).unwrap_or(ExitCause::Unknown));
         }
         None
     }

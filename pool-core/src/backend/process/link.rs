@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::fork_server::WorkerEnds;
+use super::fork_server::ForkedEnd;
+use super::last_lines::LastLines;
 use super::spawner::{Printed, Sink};
 use crate::attach::Attachments;
 use crate::codec::Lent;
@@ -35,7 +36,7 @@ pub(crate) struct Started {
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
     /// Where its fork server tells its end, if it has one.
-    pub(crate) ends: Option<Arc<WorkerEnds>>,
+    pub(crate) ends: Option<ForkedEnd>,
     pub(crate) stream: OwnedFd,
     pub(crate) sender: TaskQueueWriter,
     pub(crate) block: WorkerBlock,
@@ -88,7 +89,7 @@ pub(crate) struct ProcessLink {
     pub(crate) seat: u32,
     pub(crate) pid: u32,
     pub(crate) pidfd: PidFd,
-    ends: Option<Arc<WorkerEnds>>,
+    ends: Option<ForkedEnd>,
     pub(crate) stream: Arc<Stream>,
     pub(crate) page: StatusPage,
     pub(crate) reader: ReplyReader,
@@ -108,6 +109,10 @@ pub(crate) struct ProcessLink {
     pub(crate) killed: bool,
     /// The files of standard output and standard error, if they are captured.
     captured: [Option<OwnedFd>; 2],
+    /// Where its standard error can be read if it is tagged.
+    pub(crate) tagged_stderr: LastLines,
+    /// The last lines of its standard error, when it is gone and has cost a task.
+    pub(crate) last_lines: String,
     /// Its own cgroup, if it has one.
     pub(crate) group: Option<Group>,
     /// The cgroup in which its memory is counted otherwise; `None` if that is not known.
@@ -187,6 +192,8 @@ impl ProcessLink {
             violated: false,
             killed: false,
             captured,
+            tagged_stderr: LastLines::default(),
+            last_lines: String::new(),
             home: started.home,
             group: started.group,
             still: None,
@@ -211,6 +218,11 @@ impl ProcessLink {
             file.as_ref().and_then(read).unwrap_or_default()
         });
         Some(TaskOutput { stdout, stderr })
+    }
+
+    /// The worker is dead: keeps the last lines that it has written to its standard error, as far as that is read here. Never waits.
+    pub(crate) fn keep_last_lines(&mut self) {
+        self.last_lines = self.tagged_stderr.read(self.captured[1].as_ref());
     }
 
     /// Adds a record to the message.
@@ -344,7 +356,7 @@ impl ProcessLink {
         self.home = self.home.take().and_then(|home| home.at_the_end(self.pid));
         match &self.ends {
             None => self.pidfd.try_reap(),
-            Some(ends) => ends.take(self.pid, clock::now_ns()),
+            Some(end) => end.take(self.pid, clock::now_ns()),
         }
     }
 
@@ -356,7 +368,7 @@ impl ProcessLink {
         if let Some(group) = self.group.as_ref().filter(|_| signal == GroupSignal::Kill) {
             group.kill();
         }
-        if self.ends.as_ref().is_some_and(|ends| ends.is_closed()) {
+        if self.ends.as_ref().is_some_and(ForkedEnd::is_closed) {
             // its fork server is gone, and did not keep its number for it: only the descriptor is sure to mean it
             if matches!(signal, GroupSignal::Terminate | GroupSignal::Kill) {
                 let _ = self.pidfd.kill();

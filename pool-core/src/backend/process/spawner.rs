@@ -2,7 +2,7 @@
 //! *thread* that started it ends, and a start takes a millisecond that nobody else should wait for.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, PipeReader};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use super::fork_server::WorkerEnds;
+use super::fork_server::ForkedEnd;
+use super::last_lines::Pipe;
 use super::link::Started;
 use crate::boot::{self, Entry, Role, SUMMONS, Summons, TEST_ENTRY};
 use crate::codec;
@@ -42,7 +43,7 @@ pub(crate) enum Sink {
     /// It is not the pool's affair.
     Elsewhere,
     Captured(OwnedFd),
-    Tagged(PipeReader),
+    Tagged(Pipe),
 }
 
 impl Sink {
@@ -59,7 +60,7 @@ impl Sink {
             }
             Output::Tagged => {
                 let (reader, writer) = io::pipe()?;
-                (Sink::Tagged(reader), Some(writer.into()))
+                (Sink::Tagged(Pipe::new(reader)?), Some(writer.into()))
             }
         })
     }
@@ -68,8 +69,8 @@ impl Sink {
 /// The pipes of a worker whose output is tagged.
 #[derive(Debug)]
 pub(crate) struct Printed {
-    pub(crate) stdout: Option<PipeReader>,
-    pub(crate) stderr: Option<PipeReader>,
+    pub(crate) stdout: Option<Pipe>,
+    pub(crate) stderr: Option<Pipe>,
 }
 
 /// The CPU of a seat, if workers are bound.
@@ -104,6 +105,8 @@ pub(crate) struct Recipe {
     pub(crate) sandbox: Option<(Arc<OwnedFd>, u64)>,
     /// The file of the shared object, and its length.
     pub(crate) shared: Option<(Arc<OwnedFd>, u64)>,
+    /// Workers live in a PID namespace of their pool's, from which this program must be seen by this number in /proc.
+    pub(crate) seen: Option<u32>,
     /// `None` for a worker of a pool.
     pub(crate) member: Option<Box<Member>>,
 }
@@ -134,6 +137,7 @@ impl Recipe {
             depth: self.role.depth + 1,
             name,
             parent: std::process::id(),
+            seen: self.seen,
         };
         send_first(&stream, &Summoned::ForkServer(boot), &fds)?;
         let ours = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().ok();
@@ -306,7 +310,7 @@ impl Ours {
         seat: u32,
         pid: u32,
         pidfd: PidFd,
-        ends: Option<Arc<WorkerEnds>>,
+        ends: Option<ForkedEnd>,
     ) -> Started {
         let Ours { stream, sender, block, group, sinks } = self;
         let home = group.is_none().then(Place::own).flatten();

@@ -2,23 +2,20 @@
 //! may block there as long as it likes: then its workers do when their pipes are full, and nobody else.
 
 use std::collections::HashMap;
-use std::io::{PipeReader, Read, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
+use super::last_lines::{LAST_READS, Pipe};
 use crate::backend::process::spawner::Printed;
 use crate::error::PoolError;
 use crate::primitives::{lock, unpoisoned};
-use crate::sys::capture;
 use crate::sys::poll::{Doorbell, Watch};
 
 /// A line without an end is written in parts of this size.
 const LONGEST_LINE: usize = 64 << 10;
-
-/// How often a pipe is read after its worker is gone: as much as it can hold.
-const LAST_READS: usize = 128;
 
 /// The pool's end of the thread. The thread ends when this is dropped, or told to, and nothing is left in the pipes.
 #[derive(Debug)]
@@ -131,7 +128,7 @@ struct Tagging {
 
 /// One stream of one worker.
 struct Source {
-    pipe: PipeReader,
+    pipe: Pipe,
     number: u32,
     worker: Arc<str>,
     is_stderr: bool,
@@ -182,8 +179,7 @@ impl Tagging {
                     for (pipe, is_stderr) in [(stdout, false), (stderr, true)] {
                         let Some(pipe) = pipe else { continue };
                         self.next += 1;
-                        let watched = self.watch.add(pipe.as_fd(), self.next);
-                        if capture::set_nonblocking(&pipe).and(watched).is_ok() {
+                        if self.watch.add(pipe.as_fd(), self.next).is_ok() {
                             let worker = Arc::clone(&worker);
                             let source =
                                 Source { pipe, number, worker, is_stderr, partial: Vec::new() };
@@ -208,14 +204,12 @@ enum Copied {
 impl Source {
     /// Writes the whole lines of what is there.
     fn copy(&mut self) -> Copied {
-        let mut buffer = [0; 8 << 10];
-        let read = match self.pipe.read(&mut buffer) {
+        match self.pipe.read(&mut self.partial) {
             Ok(0) => return Copied::End,
-            Ok(read) => read,
+            Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Copied::Some,
             Err(_) => return Copied::Nothing,
-        };
-        self.partial.extend_from_slice(&buffer[..read]);
+        }
         let whole = self.partial.iter().rposition(|&byte| byte == b'\n').map(|at| at + 1);
         let whole = whole.or((self.partial.len() >= LONGEST_LINE).then_some(self.partial.len()));
         if let Some(whole) = whole {
