@@ -268,9 +268,10 @@ fn classify(error: &TaskError) -> (Outcome, Retry) {
         TaskError::WorkerLost { .. } => (Outcome::Lost, Retry::Useful),
         TaskError::Quarantined { .. } => (Outcome::Lost, Retry::Useless),
         TaskError::TimedOut => (Outcome::TimedOut, Retry::Useful),
-        TaskError::Cancelled | TaskError::Terminated | TaskError::PoolBroken(_) => {
-            (Outcome::Cancelled, Retry::Useless)
-        }
+        TaskError::Cancelled
+        | TaskError::Terminated
+        | TaskError::Closed
+        | TaskError::PoolBroken(_) => (Outcome::Cancelled, Retry::Useless),
         // Too large, or not to be encoded: the same input gives the same again.
         _ => (Outcome::Failed, Retry::Useless),
     }
