@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::entry::{Fault, Output};
+use super::entry::{Fault, Output, failed};
 
 type Named = Box<dyn Fn(&[u8]) -> anyhow::Result<Vec<u8>> + Send + Sync>;
 
@@ -50,7 +50,7 @@ impl Registry {
             let known = self.names().collect::<Vec<_>>().join(", ");
             Fault::Failed(format!("this executable has no task named {name:?}; it has: {known}"))
         })?;
-        let result = function(input).map_err(|error| Fault::Failed(format!("{error:#}")))?;
+        let result = function(input).map_err(failed)?;
         let size = (out.bytes.len() + result.len()) as u64;
         if size > out.limit {
             return Err(Fault::TooLarge(size));
