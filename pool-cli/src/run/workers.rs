@@ -213,6 +213,9 @@ fn ended(result: Result<Vec<u8>, TaskError>, kind: Kind, timing: Timing) -> Ende
                 TaskError::WorkerLost { pid, cause, .. } => {
                     (Some(pid), format!("its worker (pid {pid}) {cause}"))
                 }
+                TaskError::Cancelled | TaskError::Terminated | TaskError::Closed => {
+                    (timing.worker_pid, "the run was stopped before this task had finished".into())
+                }
                 other => (timing.worker_pid, other.to_string()),
             };
             return failed(outcome, text, retry, Timing { worker_pid, ..timing });
