@@ -48,7 +48,12 @@ impl Registry {
             .ok_or_else(|| Fault::Decode("the task's name could not be read".to_owned()))?;
         let function = self.0.get(name).ok_or_else(|| {
             let known = self.names().collect::<Vec<_>>().join(", ");
-            Fault::Failed(format!("this executable has no task named {name:?}; it has: {known}"))
+            let known = if known.is_empty() {
+                "it offers none: call pool_core::init_with(registry) instead of init()".to_owned()
+            } else {
+                format!("it has: {known}")
+            };
+            Fault::Failed(format!("this executable has no task named {name:?}; {known}"))
         })?;
         let result = function(input).map_err(failed)?;
         let size = (out.bytes.len() + result.len()) as u64;
