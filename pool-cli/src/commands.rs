@@ -3,20 +3,21 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
 use pool_worker::builtin;
 
 use crate::args::{Cli, Command, ProgressArg, ReportArg, RunArgs};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, say};
 use crate::job::inputs::{Item, Next};
 use crate::job::{self, Plan};
-use crate::report::human::Style;
+use crate::report::human::{Style, plural};
 use crate::run::{self, Audience};
 
 /// Does what the command line says.
 pub(crate) fn main() -> Exit {
     // Wrong usage ends in here, with 2.
-    let done = match Cli::parse().command {
+    let done = match Cli::try_parse().unwrap_or_else(|error| misused(&error)).command {
         Command::Run(args) => run(&args),
         Command::Check(args) => {
             job::load(&args.job, &args.settings()).and_then(|plan| check(&plan))
@@ -29,6 +30,21 @@ pub(crate) fn main() -> Exit {
         }
     };
     done.unwrap_or_else(Failure::report)
+}
+
+/// Ends with what clap says, and with what was meant if only the verb is missing.
+fn misused(error: &clap::Error) -> ! {
+    let word = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => Path::new(word),
+        _ => error.exit(),
+    };
+    if word.extension().is_some_and(|extension| extension == "toml") || word.is_file() {
+        let job = word.display();
+        say(&format!("error: `{job}` is no command; to run that job: pool-cli run {job}\n"));
+        #[expect(clippy::exit, reason = "as clap does it")]
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 fn run(args: &RunArgs) -> Result<Exit, Failure> {
@@ -50,13 +66,47 @@ fn audience(args: &RunArgs) -> Audience {
 }
 
 fn check(plan: &Plan) -> Result<Exit, Failure> {
-    print(format!("{} is valid\n{plan}", plan.name).as_bytes())
+    let tasks = tasks_in_words(plan)?;
+    print(format!("{} is valid\n{plan}tasks   {tasks}\n", plan.name).as_bytes())
+}
+
+/// `check` counts no further: it is to be quick.
+const MOST_COUNTED: u64 = 1_000_000;
+
+/// How many tasks there would be.
+fn tasks_in_words(plan: &Plan) -> Result<String, Failure> {
+    if !plan.inputs.source.is_at_rest() {
+        return Ok("one for each input, as they come".to_owned());
+    }
+    let (mut tasks, mut invalid) = (0, 0);
+    for (index, next) in (0..).zip(plan.inputs.source.read().map_err(unreadable)?) {
+        if index == MOST_COUNTED {
+            return Ok(format!("more than {MOST_COUNTED}, one for each input"));
+        }
+        let is_valid = match next.map_err(unreadable)? {
+            Next::Input(input) => plan.request(&Item { index, input }).is_ok(),
+            Next::Malformed { .. } => false,
+        };
+        *(if is_valid { &mut tasks } else { &mut invalid }) += 1;
+    }
+    Ok(match (tasks, invalid) {
+        (0, 0) => "none: there is no input".to_owned(),
+        (_, 0) => format!("{tasks}, one for each input"),
+        _ => {
+            let inputs = plural(invalid, "input is", "inputs are");
+            format!(
+                "{tasks}, one for each valid input; {inputs} invalid, which `run --dry-run` shows"
+            )
+        }
+    })
+}
+
+fn unreadable(error: io::Error) -> Failure {
+    Failure::new(Exit::Io, format!("inputs can't be read: {error}"))
 }
 
 /// Prints each task as one line, as a shell or a reader would have it.
 fn dry_run(plan: &Plan) -> Result<Exit, Failure> {
-    let unreadable =
-        |error: io::Error| Failure::new(Exit::Io, format!("inputs can't be read: {error}"));
     let reading = plan.inputs.source.read().map_err(unreadable)?;
     let mut out = BufWriter::new(io::stdout());
     let mut end = Exit::NothingToDo;

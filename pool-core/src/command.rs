@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::launch::{Launched, Program};
 use crate::sys::poll::wait_any_readable;
+use crate::sys::signal::TermHeldBack;
 
 /// Read at a time; as much as a pipe holds.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -62,6 +63,9 @@ pub enum Problem {
 /// Runs the program, which ends with the calling thread at the latest, and passes on what it writes. It reads `input`, or nothing. After its end its output may stay open for
 /// `patience`.
 ///
+/// A SIGTERM that the calling thread gets meanwhile arrives at the end of the program: whoever stops a worker sends it to the program as well, which is to have the grace period for
+/// its tidying up, and is killed as soon as its worker is gone.
+///
 /// # Errors
 /// [`Problem`]; the program does not run then.
 pub fn run(
@@ -70,6 +74,7 @@ pub fn run(
     patience: Duration,
     mut on_output: impl FnMut(Stream, &[u8]),
 ) -> Result<Ended, Problem> {
+    let _held_back = TermHeldBack::new();
     let started = start(command, input).map_err(Problem::Start)?;
     let Started { launched, mut pipes } = started;
     match attend(&launched, &mut pipes, patience, &mut on_output) {

@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::ids::{TaskId, WorkerIndex};
 use crate::process::ProcessError;
 
+/// What a pool says that takes no more tasks.
+const CLOSED: &str = "the pool is closed and takes no new tasks: submit all of them before close() or terminate(), or build another pool";
+
 /// Why a task has no result.
 ///
 /// ```
@@ -58,8 +61,11 @@ pub enum TaskError {
     #[error("the task was cancelled")]
     Cancelled,
     /// The pool was terminated or dropped before the task had finished.
-    #[error("the pool was closed or terminated before the task had finished")]
+    #[error("the pool was terminated or dropped before the task had finished")]
     Terminated,
+    /// The pool takes no new tasks, as it was closed, terminated or dropped: there is no such task. What `apply`, `map` and `imap` give where others give [`SubmitError::Closed`].
+    #[error("{CLOSED}")]
+    Closed,
     /// The arguments could not be encoded in the parent, or the result could not be encoded in the worker.
     #[error("{0}")]
     Encode(String),
@@ -238,7 +244,7 @@ impl fmt::Display for ExitCause {
 #[non_exhaustive]
 pub enum SubmitError {
     /// The pool was closed, terminated or dropped.
-    #[error("the pool is closed")]
+    #[error("{CLOSED}")]
     Closed,
     /// The pool can't start workers any more; the text says why.
     #[error("the pool is broken: {0}")]
@@ -252,7 +258,7 @@ pub enum SubmitError {
 impl From<SubmitError> for TaskError {
     fn from(error: SubmitError) -> TaskError {
         match error {
-            SubmitError::Closed => TaskError::Terminated,
+            SubmitError::Closed => TaskError::Closed,
             SubmitError::Broken(reason) => TaskError::PoolBroken(reason),
             SubmitError::Unsupported(what) => TaskError::Unsupported(what),
         }
@@ -264,10 +270,12 @@ impl From<SubmitError> for TaskError {
 #[non_exhaustive]
 pub enum TrySubmitError<Args> {
     /// `max_pending` tasks are unfinished.
-    #[error("the pool is full")]
+    #[error(
+        "the pool is full: max_pending tasks are unfinished; try again later, or wait with apply_async"
+    )]
     Full(Args),
     /// The pool was closed, terminated or dropped, or is broken.
-    #[error("the pool is closed")]
+    #[error("{CLOSED}")]
     Closed(Args),
     /// An option of the call that this kind of pool can't keep; the text says which.
     #[error("{0}")]

@@ -201,6 +201,12 @@ fn nest(depth: u32) -> (u32, String) {
     }
 }
 
+fn nest_or_fail(depth: u32) -> anyhow::Result<u32> {
+    use anyhow::Context;
+    let pool = Pool::new(1)?;
+    pool.apply(nest_or_fail, (depth + 1,)).with_context(|| format!("level {depth}"))
+}
+
 #[test]
 fn c1_61_pools_in_workers_up_to_a_limit() {
     let case = Case::new();
@@ -210,6 +216,11 @@ fn c1_61_pools_in_workers_up_to_a_limit() {
     let (depth, error) = pool.apply(nest, (1,)).unwrap();
     assert!(error.starts_with("NestedTooDeep"), "{error}");
     assert!((2..=16).contains(&depth), "{depth}");
+    // who passes the error up says it once, with what each level has added
+    let error = pool.apply(nest_or_fail, (1,)).unwrap_err().to_string();
+    assert_eq!(error.matches("the task failed").count(), 1, "{error}");
+    assert!(error.starts_with("the task failed: level 1: level 2: "), "{error}");
+    assert!(error.contains("deep, the limit is"), "{error}");
     // a terminated worker takes its inner pool with it
     let gate = Gate::new();
     let keeps = |gate: String| {

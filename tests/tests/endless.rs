@@ -91,5 +91,5 @@ fn an_endless_imap_ends_when_the_pool_is_terminated() {
         }
     }
     assert!(taken >= 10_000);
-    assert_eq!(last, Some(Err(TaskError::Terminated)));
+    assert_eq!(last, Some(Err(TaskError::Closed)));
 }

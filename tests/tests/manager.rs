@@ -413,6 +413,26 @@ fn c6_193_registered_types_have_the_methods_that_were_exposed() {
     assert_eq!(process.join(), Ok(3));
     let failed = account.call::<i64>("withdraw", 4_i64);
     assert_eq!(failed, Err(ManagerError::Failed("there are only 3".to_owned())));
+    let made: Result<Registered<Account>, _> = manager.create("Account", ());
+    let told = [
+        (account.call::<i64>("add", ()), "the argument of the method \"add\" as i64"),
+        (
+            account.call::<i64>("break", 7_u8),
+            "the argument of the method \"break\" as alloc::string",
+        ),
+        (
+            account.call::<String>("add", 0_i64).map(|_| 0),
+            "the result of the method \"add\" as alloc::string",
+        ),
+        (made.map(|_| 0), "the argument of a new \"Account\" as i64"),
+    ];
+    for (outcome, expected) in told {
+        let error = outcome.unwrap_err();
+        assert!(
+            matches!(&error, ManagerError::Decode(text) if text.starts_with(expected)),
+            "{error}"
+        );
+    }
     match account.call::<i64>("steal", ()) {
         Err(ManagerError::UnknownMethod { name, known }) => {
             assert_eq!(

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pool_core::{ExitCause, PoolError, PoolEvent, SubmitError, TaskError};
+use pool_core::{ExitCause, PoolError, PoolEvent, SubmitError, TaskError, WorkerState};
 use pool_tests::fault::{self, Fault};
 use pool_tests::{Case, Gate, Ledger, Program, eventually, seats};
 
@@ -30,6 +30,29 @@ fn wait_at(gate: String) -> u32 {
 fn poison(ledger: String, number: u64) {
     Ledger::note(&ledger, number);
     Fault::ExitAtOnce(3).happen();
+}
+
+/// As the finalizer's documentation says: one result for each worker that left in good order.
+#[test]
+fn c1_67_workers_that_end_otherwise_have_no_finalizer() {
+    let case = Case::new();
+    let pool = case.builder(2).finalizer(std::process::id, ()).build().unwrap();
+    let gate = Gate::new();
+    let hangs = pool.apply_async(wait_at, (gate.path(),)).unwrap();
+    gate.await_arrivals(1);
+    assert!(hangs.cancel());
+    let crashed = pool.apply(|| Fault::ExitAtOnce(3).happen(), ());
+    assert!(matches!(crashed, Err(TaskError::WorkerLost { .. })));
+    // the replacements are there: one that is still starting when the pool is closed would have nothing to tell
+    eventually(SOON, "all workers are idle", || {
+        let workers = pool.workers();
+        workers.len() == 2 && workers.iter().all(|worker| worker.state() == WorkerState::Idle)
+    });
+    pool.close();
+    pool.join().unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.workers_started, stats.workers_lost), (4, 2));
+    assert_eq!(pool.finalized::<u32>().into_iter().filter(Result::is_ok).count(), 2);
 }
 
 #[test]

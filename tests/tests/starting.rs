@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pool_core::{Pool, PoolBuilder, PoolError, TaskError};
+use pool_core::{Pool, PoolBuilder, PoolError, StartMethod, TaskError};
 use pool_tests::reply_socket::{frame, header, kind, protocol_version};
 use pool_tests::{Case, Gate, Ledger, Program, census, eventually, fault, seats, within};
 
@@ -49,6 +49,28 @@ fn row_2_the_cause_is_told() {
     let error = evil(&case, 2, "1000 exit 0", &ledger).build().unwrap_err();
     let PoolError::StartFailed(text) = &error else { panic!("{error:?}") };
     assert!(text.contains("exited with code 0"), "{text}");
+}
+
+#[test]
+fn row_2_the_file_that_is_to_blame_is_named() {
+    let case = Case::new();
+    let told = |builder: PoolBuilder| match builder.build().unwrap_err() {
+        PoolError::StartFailed(text) => text,
+        other => panic!("{other:?}"),
+    };
+    for method in [StartMethod::Spawn, StartMethod::ForkServer] {
+        let one = || case.builder(1).start_method(method);
+        let text = told(one().executable("/no/such/worker"));
+        assert!(text.contains("executable /no/such/worker: No such file"), "{text}");
+        let text = told(one().current_dir("/no/such/folder"));
+        assert!(text.contains("current_dir /no/such/folder is no directory"), "{text}");
+        let text = told(one().executable("/bin/true"));
+        assert!(text.contains("exited with code 0"), "{text}");
+    }
+    // the workers offer no functions by name
+    let pool = case.pool(1);
+    let error = pool.apply_named("double", b"ab").unwrap().get().unwrap_err().to_string();
+    assert!(error.contains("it offers none: call pool_core::init_with"), "{error}");
 }
 
 #[test]

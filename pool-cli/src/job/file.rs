@@ -11,6 +11,9 @@ use toml::{Spanned, Value};
 
 use super::units::{ByteSize, OneOrMany, Time};
 
+/// The keys of [`JobFile`]: each is a table.
+pub(crate) const SECTIONS: [&str; 6] = ["pool", "task", "inputs", "limits", "stop", "output"];
+
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

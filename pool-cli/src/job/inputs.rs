@@ -147,6 +147,12 @@ impl Source {
         )
     }
 
+    /// Whether all inputs are there already, and can be read more than once: no pipe, no device.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_regular = |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file());
+        self.file().map_or(self.is_repeatable(), is_regular)
+    }
+
     /// Starts reading from the beginning.
     pub(crate) fn read(&self) -> io::Result<Reading> {
         Ok(match self {

@@ -45,8 +45,7 @@ pub(crate) fn load(path: &Path, settings: &Settings) -> Result<Plan, Failure> {
         .and_then(|parsed| planner::plan(parsed, &source, Folders { job, user }));
     plan.map_err(|list| {
         let problems = Problems::new(source, list);
-        let exit = if problems.only_missing_files() { Exit::MissingFile } else { Exit::InvalidJob };
-        Failure { exit, text: problems.to_string() }
+        Failure { exit: problems.exit(), text: problems.to_string() }
     })
 }
 
@@ -54,6 +53,9 @@ fn read(path: &Path) -> Result<String, Failure> {
     let failed = |error: io::Error| {
         let message = match error.kind() {
             io::ErrorKind::NotFound => format!("there is no job file `{}`", path.display()),
+            io::ErrorKind::IsADirectory => {
+                format!("`{}` is a folder, not a job file", path.display())
+            }
             _ => format!("the job file `{}` can't be read: {error}", path.display()),
         };
         Failure::new(Exit::MissingFile, message)

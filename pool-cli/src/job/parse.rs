@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer, Error};
 
-use super::file::JobFile;
+use super::file::{JobFile, SECTIONS};
 use super::source::{Problem, Source, suggest};
 
 /// What the command line sets over the file.
@@ -121,6 +121,7 @@ fn inputs_setting(patterns: &[String]) -> Option<Setting> {
 /// Tries, takes out what is wrong, and tries again.
 fn read(mut document: Spanned<DeTable<'_>>) -> Parsed {
     let mut parsed = Parsed::default();
+    take_out_what_is_no_table(document.get_mut(), &mut parsed);
     loop {
         match JobFile::deserialize(Deserializer::from(document.clone())) {
             Ok(file) => return Parsed { file, ..parsed },
@@ -133,6 +134,39 @@ fn read(mut document: Spanned<DeTable<'_>>) -> Parsed {
             }
         }
     }
+}
+
+/// Serde would take a list for a section whose keys are left out.
+fn take_out_what_is_no_table(document: &mut DeTable<'_>, parsed: &mut Parsed) {
+    for name in SECTIONS {
+        let Some(value) = document.get(name).filter(|value| !value.get_ref().is_table()) else {
+            continue;
+        };
+        let message = format!("[{name}] is a table of keys and their values");
+        let hint = match name {
+            "inputs" => {
+                "a list of inputs is `inputs.values = [..]`; other keys: `range`, `lines`, `glob`, `jsonl`, `csv`"
+            }
+            "task" => {
+                "a command is `task.command = [\"program\", \"{path}\"]`, a function `task.task = \"name\"`"
+            }
+            _ => "see docs/job-file.md for its keys",
+        };
+        parsed.problems.push(Problem::at(value.span(), message).hint(hint));
+        parsed.incomplete.extend([String::new(), name.to_owned()]);
+        document.remove(name);
+    }
+}
+
+/// The section that has such a key, if it is not the one in which it was found.
+fn section_with(key: &str, found_in: &str) -> Option<&'static str> {
+    SECTIONS.into_iter().filter(|section| *section != found_in).find(|section| {
+        let value = toml::Table::from_iter([(key.to_owned(), toml::Value::from(true))]);
+        let file = toml::Table::from_iter([((*section).to_owned(), value.into())]);
+        // what it is asked with has another type than most keys
+        let error = toml::from_str::<JobFile>(&file.to_string()).err();
+        error.is_none_or(|error| !error.message().starts_with("unknown field"))
+    })
 }
 
 /// Takes out the innermost entry whose key or value an error points at, and returns the name of the table it was in.
@@ -162,8 +196,12 @@ fn problem(error: &Error, table: Option<&str>) -> Problem {
     };
     match words.as_slice() {
         [word, known @ ..] if error.message().starts_with("unknown field") => {
-            Problem::at(span, format!("unknown key `{word}` in {within}"))
-                .maybe_hint(suggest(word, known.iter().copied()))
+            let elsewhere = section_with(word, table.unwrap_or_default());
+            let hint = match elsewhere {
+                Some(section) => Some(format!("it is a key of [{section}]: `{section}.{word}`")),
+                None => suggest(word, known.iter().copied()),
+            };
+            Problem::at(span, format!("unknown key `{word}` in {within}")).maybe_hint(hint)
         }
         [word, known @ ..] if error.message().starts_with("unknown variant") => {
             Problem::at(span, format!("unknown value `{word}`"))
@@ -174,8 +212,13 @@ fn problem(error: &Error, table: Option<&str>) -> Problem {
         }
         _ => {
             let message = plain_words(error.message());
-            let wants_list = message.starts_with("expected a list");
-            let hint = wants_list.then(|| "put it into brackets, each word on its own".to_owned());
+            let hint = if message.starts_with("expected a list") {
+                Some("put it into brackets, each word on its own".to_owned())
+            } else if message.starts_with("expected a table") && table == Some("inputs") {
+                Some("a range is `range = { end = 500 }`".to_owned())
+            } else {
+                None
+            };
             Problem::at(span, message).maybe_hint(hint)
         }
     }
@@ -289,6 +332,10 @@ mod tests {
         assert!(source.is_from_command_line(&cwd.span()));
 
         assert!(Setting::parse("nothing").unwrap_err().contains("KEY=VALUE"));
+        let elsewhere = shown(text, &set(&["procs=3", "pool.timeout=\"3s\"", "task=wc"]));
+        assert!(elsewhere.contains("it is a key of [pool]: `pool.procs`"), "{elsewhere}");
+        assert!(elsewhere.contains("it is a key of [limits]: `limits.timeout`"), "{elsewhere}");
+        assert!(elsewhere.contains("[task] is a table"), "{elsewhere}");
         let shown = shown(text, &set(&["pool.procs=x", "pools=1"]));
         assert!(
             shown.contains("found string \"x\"\n --> --set:1:14\n  |\n1 | pool.procs = \"x\"\n"),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::exit::Exit;
+
 /// The job file and what the command line sets over it, as one text, so that every problem has a place to point at.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -95,6 +97,8 @@ pub(crate) enum Kind {
     Invalid,
     /// It names a file that is not there.
     Missing,
+    /// It names an output file that can't be made.
+    Uncreatable,
 }
 
 impl Problem {
@@ -118,6 +122,11 @@ impl Problem {
         Problem { hint, ..self }
     }
 
+    /// Says that it is about an output file that can't be made.
+    pub(crate) fn uncreatable(self) -> Self {
+        Problem { kind: Kind::Uncreatable, ..self }
+    }
+
     /// Says that it is about a file that is not there.
     pub(crate) fn missing(self) -> Self {
         Problem { kind: Kind::Missing, ..self }
@@ -138,9 +147,16 @@ impl Problems {
         Problems { source, list }
     }
 
-    /// Whether nothing is wrong but that files are missing.
-    pub(crate) fn only_missing_files(&self) -> bool {
-        self.list.iter().all(|problem| problem.kind == Kind::Missing)
+    /// The exit code that the worst of them calls for.
+    pub(crate) fn exit(&self) -> Exit {
+        let any = |kind| self.list.iter().any(|problem| problem.kind == kind);
+        if any(Kind::Invalid) {
+            Exit::InvalidJob
+        } else if any(Kind::Missing) {
+            Exit::MissingFile
+        } else {
+            Exit::CannotCreate
+        }
     }
 }
 

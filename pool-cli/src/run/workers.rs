@@ -214,6 +214,9 @@ fn ended(result: Result<Vec<u8>, TaskError>, kind: Kind, timing: Timing) -> Ende
                     // its standard error is not read here: it is the user's terminal, or nowhere
                     (Some(pid), format!("its worker (pid {pid}) {cause}"))
                 }
+                TaskError::Cancelled | TaskError::Terminated | TaskError::Closed => {
+                    (timing.worker_pid, "the run was stopped before this task had finished".into())
+                }
                 other => (timing.worker_pid, other.to_string()),
             };
             return failed(outcome, text, retry, Timing { worker_pid, ..timing });
@@ -269,9 +272,10 @@ fn classify(error: &TaskError) -> (Outcome, Retry) {
         TaskError::WorkerLost { .. } => (Outcome::Lost, Retry::Useful),
         TaskError::Quarantined { .. } => (Outcome::Lost, Retry::Useless),
         TaskError::TimedOut => (Outcome::TimedOut, Retry::Useful),
-        TaskError::Cancelled | TaskError::Terminated | TaskError::PoolBroken(_) => {
-            (Outcome::Cancelled, Retry::Useless)
-        }
+        TaskError::Cancelled
+        | TaskError::Terminated
+        | TaskError::Closed
+        | TaskError::PoolBroken(_) => (Outcome::Cancelled, Retry::Useless),
         // Too large, or not to be encoded: the same input gives the same again.
         _ => (Outcome::Failed, Retry::Useless),
     }

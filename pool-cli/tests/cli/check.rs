@@ -122,6 +122,12 @@ mistakes! {
     unknown_placeholder: "[task]\ncommand = ['wc', '{pth}', \"{print $1}\", 'a } b']\n[inputs]\nrange = { end = 3 }\n",
     unknown_column: "[task]\ncommand = ['wc', '{sise}', '{path}']\n[inputs]\ncsv = 'rows.csv'\n",
     no_inputs: "[task]\ncommand = ['true']\n",
+    inputs_as_a_list: "inputs = ['a', 'b']\n[task]\ncommand = ['true']\n",
+    sections_that_are_no_tables: "task = 'wc'\npool = [3]\n[inputs]\nrange = { end = 3 }\n",
+    keys_of_other_sections: minimal!("[pool]\ntimeout = '3s'\nfile = 'x'\n[limits]\nprocs = 3\ncmd = 1\n"),
+    range_that_is_a_number: "[task]\ncommand = ['true']\n[inputs]\nrange = 500\n",
+    output_is_a_folder: minimal!("[output]\nfile = '.'\n"),
+    output_in_no_folder: minimal!("[output]\nfile = 'no/such/folder/out.jsonl'\n"),
     no_source: "[task]\ncommand = ['true']\n[inputs]\n",
     two_sources: "[task]\ncommand = ['true']\n[inputs]\nlines = '-'\nglob = '*'\n",
     missing_input_file: "[task]\ncommand = ['true']\n[inputs]\nlines = 'words.txt'\n",
@@ -138,6 +144,53 @@ fn a_job_that_is_not_there_or_no_text() {
     let job = Job::new(MINIMAL).file("latin.toml", b"# \xe4\n");
     assert_snapshot!(job.cli(&["check", "nowhere.toml"]).redacted());
     assert_snapshot!(job.cli(&["check", "latin.toml"]).redacted());
+}
+
+/// How many tasks there would be, as `check` says it.
+#[track_caller]
+fn assert_tasks(job: &Job, args: &[&str], expected: &str) {
+    let ran = job.cli(&[&["check", "job.toml"], args].concat());
+    let shown = &ran.stdout;
+    assert!(shown.ends_with(&format!("\ntasks   {expected}\n")), "{shown}");
+    assert_eq!(ran.code, 0);
+}
+
+#[test]
+fn check_says_how_many_tasks_there_are() {
+    let job = Job::new("[task]\ncommand = ['echo', '{id}']\n[inputs]\nrange = { end = 3 }\n");
+    let job = job.file("rows.csv", "id,size\n1,2\n3\n4,5\n").file("list", "a\n\nb\n");
+    let set = |inputs: &'static str| ["--set", inputs];
+    assert_tasks(
+        &job,
+        &set("inputs={csv='rows.csv'}"),
+        "2, one for each valid input; 1 input is invalid, which `run --dry-run` shows",
+    );
+    let more = "inputs={values=[{id=1}, {id=2}, {no=3}, {}]}";
+    assert_tasks(
+        &job,
+        &set(more),
+        "2, one for each valid input; 2 inputs are invalid, which `run --dry-run` shows",
+    );
+    let command = "task.command=['echo', '{}']";
+    let count = |inputs: &'static str, expected: &str| {
+        assert_tasks(&job, &["--set", command, "--set", inputs], expected);
+    };
+    count("inputs={lines='list'}", "2, one for each input");
+    count("inputs={glob='*.csv'}", "1, one for each input");
+    count("inputs={glob='*.none'}", "none: there is no input");
+    count("inputs={range={end=2_000_000}}", "more than 1000000, one for each input");
+    count("inputs={lines='-'}", "one for each input, as they come");
+    count("inputs={lines='/dev/zero'}", "one for each input, as they come");
+}
+
+#[test]
+fn a_job_file_without_its_verb_is_met_with_the_right_one() {
+    let ran = Job::new(MINIMAL).cli(&["job.toml"]);
+    assert_eq!(ran.code, 2);
+    assert_eq!(
+        ran.stderr,
+        "error: `job.toml` is no command; to run that job: pool-cli run job.toml\n"
+    );
 }
 
 #[test]

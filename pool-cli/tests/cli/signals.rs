@@ -20,7 +20,12 @@ impl Running {
         let text = format!(
             "[pool]\nprocs = 2\n{more}\n[task]\ncommand = ['cat', 'gate{{}}']\n[inputs]\nrange = {{ end = 5 }}\n"
         );
-        let job = Job::new(&text).fifo("gate0").fifo("gate1");
+        Running::of(&text, &["gate0", "gate1"])
+    }
+
+    /// A job whose tasks read these gates.
+    fn of(text: &str, gates: &[&str]) -> Running {
+        let job = Job::new(text).fifo("gate0").fifo("gate1");
         let mut child = job
             .command(&["run", "job.toml"])
             .stdout(Stdio::piped())
@@ -29,7 +34,7 @@ impl Running {
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         // Opening a gate waits for the task behind it.
-        let gates = ["gate0", "gate1"].map(|gate| File::create(job.path(gate)).unwrap()).into();
+        let gates = gates.iter().map(|gate| File::create(job.path(gate)).unwrap()).collect();
         Running { job, child, stderr, gates }
     }
 
@@ -74,6 +79,26 @@ fn one_interrupt_lets_what_runs_finish() {
     let ran = run.ends();
     assert_eq!((ran.code, ran.all("outcome")), (130, vec![json!("ok"), json!("ok")]));
     assert!(ran.stderr.starts_with("2 ok, 3 not run\ninterrupted by SIGINT\n"), "{}", ran.stderr);
+}
+
+/// The worker died of the SIGTERM that was meant for both, and its command was killed with it, before it could tidy up.
+#[test]
+fn a_command_that_is_stopped_may_tidy_up_within_the_grace() {
+    let trap = "trap 'cat gate1 > tidied; exit 3' TERM; cat gate0";
+    let text = format!(
+        "[pool]\nprocs = 1\ngrace = '1h'\n[task]\ncommand = ['sh', '-c', \"{trap}\"]\n[inputs]\nrange = {{ end = 1 }}\n"
+    );
+    let mut run = Running::of(&text, &["gate0"]);
+    run.signal("INT");
+    run.hears();
+    run.signal("INT");
+    // opening it waits for the trap
+    let mut gate = File::create(run.job.path("gate1")).unwrap();
+    gate.write_all(b"done").unwrap();
+    drop(gate);
+    let ran = run.ends();
+    assert_eq!((ran.code, ran.all("outcome")), (130, vec![json!("cancelled")]));
+    assert_eq!(std::fs::read_to_string(run.job.path("tidied")).unwrap(), "done");
 }
 
 #[test]

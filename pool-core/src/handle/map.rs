@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -41,16 +42,20 @@ pub struct MapResult<R> {
 struct Part<R> {
     handle: AsyncResult<Chunk<R>>,
     items: usize,
-    chunk: Option<Chunk<R>>,
+    chunk: OnceLock<Chunk<R>>,
 }
 
 impl<R> Part<R> {
     /// The outcome of a task that is ready.
-    fn arrived(&mut self) -> &Chunk<R> {
-        let Part { handle, items, chunk } = self;
-        chunk.get_or_insert_with(|| {
-            outcome(handle.take().unwrap_or(Err(TaskError::AlreadyTaken)), *items)
+    fn arrived(&self) -> &Chunk<R> {
+        self.chunk.get_or_init(|| {
+            outcome(self.handle.take().unwrap_or(Err(TaskError::AlreadyTaken)), self.items)
         })
+    }
+
+    /// Whether it is ready, and an item has failed.
+    fn has_failed(&self) -> bool {
+        self.handle.ready() && self.arrived().first_error().is_some()
     }
 
     /// Adds the outcome of a task that is ready.
@@ -72,7 +77,7 @@ type DecodeOnto<R> = fn(Value, u64, &mut Chunk<R>) -> Result<(), TaskError>;
 impl<R> MapResult<R> {
     /// Handles with the number of their items.
     pub(crate) fn new(chunks: Vec<(AsyncResult<Chunk<R>>, usize)>, onto: DecodeOnto<R>) -> Self {
-        let part = |(handle, items)| Part { handle, items, chunk: None };
+        let part = |(handle, items)| Part { handle, items, chunk: OnceLock::new() };
         let parts = chunks.into_iter().map(part).collect();
         let whole = Chunk::of_values(Vec::new());
         MapResult { parts, whole, added: 0, onto, gathered: None, fail_fast: false, taken: false }
@@ -113,9 +118,7 @@ impl<R> MapResult<R> {
         if self.taken {
             return Some(Err(TaskError::AlreadyTaken));
         }
-        if self.fail_fast {
-            self.wait_for_failure(deadline);
-        }
+        self.wait_for_failure(deadline);
         self.add_until(deadline).then(|| self.join())
     }
 
@@ -134,32 +137,46 @@ impl<R> MapResult<R> {
         true
     }
 
-    /// Waits until an item has failed, and cancels the others then; or until all are there.
-    fn wait_for_failure(&mut self, deadline: Option<Instant>) {
-        if self.whole.first_error().is_some() {
-            self.cancel();
+    /// Of a map that fails fast: waits until an item has failed, and cancels the others then; or until all are there.
+    fn wait_for_failure(&self, deadline: Option<Instant>) {
+        if !self.fail_fast || self.end_if_failed() {
             return;
         }
-        // what was added before has been looked at
-        let parts = &mut self.parts[self.added..];
+        let parts = self.parts_left();
         let queue = CompletionQueue::new();
         let watch = |(index, part): (u64, &Part<R>)| queue.watch(index, part.handle.task());
-        let wakers: Vec<Waker> = (0..).zip(&*parts).map(watch).collect();
+        let wakers: Vec<Waker> = (0..).zip(parts).map(watch).collect();
         let mut failed = false;
-        for _ in 0..parts.len() {
+        for _ in parts {
             let Some(index) = queue.pop(deadline) else { break };
-            failed = parts[index as usize].arrived().first_error().is_some();
+            failed = parts[index as usize].has_failed();
             if failed {
                 break;
             }
         }
         // called again and again with a time limit, this must leave nothing behind
-        for (waker, part) in wakers.iter().zip(&*parts) {
+        for (waker, part) in wakers.iter().zip(parts) {
             part.handle.task().slot().forget(waker);
         }
         if failed {
             self.cancel();
         }
+    }
+
+    /// Of a map that fails fast: if an item has failed, cancels the others. Never blocks.
+    fn end_if_failed(&self) -> bool {
+        let failed = self.fail_fast
+            && (self.whole.first_error().is_some()
+                || self.parts_left().iter().any(Part::has_failed));
+        if failed {
+            self.cancel();
+        }
+        failed
+    }
+
+    /// Those whose outcomes were not added up.
+    fn parts_left(&self) -> &[Part<R>] {
+        &self.parts[self.added..]
     }
 
     /// All values, or the error. Everything is ready.
@@ -177,48 +194,66 @@ impl<R> MapResult<R> {
 
     /// Waits for all items and gives an outcome for each. A worker that dies takes the results of the chunk with it that it was
     /// working on: all items of that chunk then have the same error. If an earlier call has given the results, each is [`TaskError::AlreadyTaken`].
+    ///
+    /// If the call was to [`fail_fast`](crate::Call::fail_fast), it waits for the first failure only: what has not finished by then is [`TaskError::Cancelled`].
     #[must_use]
     pub fn get_each(mut self) -> Vec<Result<R, TaskError>> {
         if self.taken {
             let items = self.parts.iter().map(|part| part.items).sum();
             return (0..items).map(|_| Err(TaskError::AlreadyTaken)).collect();
         }
+        self.wait_for_failure(None);
         self.take_whole().into_outcomes().collect()
     }
 
-    /// Waits until all items have a result or have failed.
+    /// Waits until all items have a result or have failed. If the call was to [`fail_fast`](crate::Call::fail_fast), the first failure ends the others.
     pub fn wait(&self) {
         self.wait_until(None);
     }
 
-    /// Waits for at most `timeout`; returns whether all items have a result or have failed.
+    /// Like [`wait`](Self::wait), for at most `timeout`; returns whether all items have a result or have failed.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.wait_until(Some(deadline(timeout)))
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
+        self.wait_for_failure(deadline);
         self.parts.iter().all(|part| part.handle.task().wait(deadline))
     }
 
-    /// Whether all items have a result or have failed. Never blocks.
+    /// Whether all items have a result or have failed. Never blocks. If the call was to [`fail_fast`](crate::Call::fail_fast), and an item has failed, it ends the others.
     #[must_use]
     pub fn ready(&self) -> bool {
+        self.end_if_failed();
+        self.is_settled()
+    }
+
+    fn is_settled(&self) -> bool {
         self.parts.iter().all(|part| part.handle.ready())
     }
 
     /// Whether all items have a result: `false` also if some are not ready yet. Never blocks. Decodes results that nobody has waited for yet.
     #[must_use]
-    pub fn successful(&mut self) -> bool {
-        let added = self.added;
+    pub fn successful(&self) -> bool {
         !self.taken
             && self.ready()
             && self.whole.first_error().is_none()
-            && self.parts[added..].iter_mut().all(|part| part.arrived().first_error().is_none())
+            && !self.parts_left().iter().any(Part::has_failed)
     }
 
-    /// Has the waker woken when the first chunk that is not ready becomes so; `false`: all are ready.
-    pub(super) fn register_first(&self, waker: &Waker) -> bool {
-        self.parts.iter().any(|part| part.handle.task().register(waker))
+    /// Has the waker woken when a chunk that is not ready becomes so: the first, or any if one that fails ends the others. `false`: all are ready.
+    pub(super) fn register(&self, waker: &Waker) -> bool {
+        let mut pending = false;
+        for part in self.parts_left() {
+            pending |= part.handle.task().register(waker);
+            if pending && !self.fail_fast {
+                return true;
+            }
+        }
+        if pending {
+            self.end_if_failed();
+        }
+        pending
     }
 
     pub(super) fn forget_all(&self, waker: &Waker) {
@@ -228,9 +263,10 @@ impl<R> MapResult<R> {
     /// Cancels what has not finished; returns whether anything was cancelled.
     pub fn cancel(&self) -> bool {
         let any = |any: bool, task: &TaskRef| task.cancel() | any;
+        // the last ones first: a worker that becomes free by this must find nothing to begin
         match &self.gathered {
-            Some(tasks) => tasks.iter().fold(false, any),
-            None => self.parts.iter().map(|part| part.handle.task()).fold(false, any),
+            Some(tasks) => tasks.iter().rev().fold(false, any),
+            None => self.parts.iter().rev().map(|part| part.handle.task()).fold(false, any),
         }
     }
 }
@@ -250,27 +286,12 @@ impl<R: Unpin> Future for MapResult<R> {
         if this.taken {
             return Poll::Ready(Err(TaskError::AlreadyTaken));
         }
-        let mut failed = false;
-        let mut pending = false;
-        for part in this.parts[this.added..].iter_mut().filter(|part| part.chunk.is_none()) {
-            if part.handle.task().register(context.waker()) {
-                pending = true;
-                if !this.fail_fast {
-                    break;
-                }
-            } else {
-                failed |= part.arrived().first_error().is_some();
-            }
-        }
-        if failed && pending && this.fail_fast {
-            this.cancel();
-        }
-        if pending { Poll::Pending } else { Poll::Ready(this.join()) }
+        if this.register(context.waker()) { Poll::Pending } else { Poll::Ready(this.join()) }
     }
 }
 
 impl<R> fmt::Debug for MapResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MapResult").field("ready", &self.ready()).finish_non_exhaustive()
+        f.debug_struct("MapResult").field("ready", &self.is_settled()).finish_non_exhaustive()
     }
 }

@@ -129,7 +129,7 @@ impl<R> Pending for AsyncResult<R> {
 
 impl<R> Pending for MapResult<R> {
     fn register(&self, waker: &Waker) -> bool {
-        self.register_first(waker)
+        MapResult::register(self, waker)
     }
 
     fn forget(&self, waker: &Waker) {

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::{ManagerError, proxy};
 use crate::codec;
 use crate::task::callee::{Callee, instance};
-use crate::task::entry::{Fault, Output};
+use crate::task::entry::{Fault, Output, with_causes};
 use crate::task::panics;
 
 /// An encoded value.
@@ -246,5 +246,5 @@ fn state<T: 'static>(target: Target<'_>) -> Result<&mut T, ManagerError> {
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 fn failed(error: anyhow::Error) -> ManagerError {
-    ManagerError::Failed(format!("{error:#}"))
+    ManagerError::Failed(with_causes(&error))
 }

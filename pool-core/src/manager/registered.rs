@@ -1,5 +1,6 @@
 //! Types of the user in a manager: a value, and methods that are called by name.
 
+use std::any::type_name;
 use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
@@ -8,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::ManagerError;
 use super::frame::{Op, put_bytes};
 use super::link::Link;
-use super::list::decode;
 use super::method::{Make, OnState, OnStateFallible, TryMake, name_of};
 use super::proxy::{create, proxy};
+use crate::codec;
 
 /// A type that a manager offers: how a value is made, and which methods clients may call. Nothing else of it can be reached.
 ///
@@ -138,6 +139,13 @@ impl<T> Registered<T> {
             put_bytes(out, method.as_bytes());
             Link::encode(&args, out).map(|()| Vec::new())
         };
-        self.proxy.call(Op::Call, write, |body| decode(body.rest()))
+        self.proxy.call(Op::Call, write, |body| {
+            codec::decode_value(body.rest()).map_err(|error| {
+                let result = type_name::<R>();
+                ManagerError::Decode(format!(
+                    "the result of the method {method:?} as {result}: {error}"
+                ))
+            })
+        })
     }
 }

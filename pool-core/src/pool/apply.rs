@@ -30,7 +30,7 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// The reason why there is no result: see [`TaskError`]. A closed pool gives [`TaskError::Terminated`].
+    /// The reason why there is no result: see [`TaskError`]. A closed pool gives [`TaskError::Closed`].
     pub fn apply<F, Args, Kind>(&self, function: F, args: Args) -> Result<F::Output, TaskError>
     where
         F: TaskFn<Args, Kind>,

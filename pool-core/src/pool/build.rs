@@ -34,6 +34,11 @@ impl<P: From<Pool>> PoolBuilder<P> {
 impl<P> PoolBuilder<P> {
     /// Checks what was set.
     pub(crate) fn into_settings(mut self) -> Result<Settings, PoolError> {
+        if self.is_mixed {
+            return Err(config(
+                "both processes and threads were asked for, and a pool has one kind of worker: leave one of them out",
+            ));
+        }
         let role = match self.kind {
             Kind::Processes => check_role()?,
             Kind::Threads => boot::role(),
@@ -248,6 +253,7 @@ impl<P> PoolBuilder<P> {
                 "start_method",
                 "threads are not started as processes are",
             ),
+            (self.preload.is_some(), "preload", "threads use what this process has loaded"),
             (
                 self.memory_limit.is_some(),
                 "memory_limit",

@@ -80,6 +80,8 @@ pub struct PoolBuilder<P = Pool> {
     pub(super) name: Option<String>,
     /// Processes are threads.
     dummy: bool,
+    /// Both kinds were asked for.
+    pub(super) is_mixed: bool,
     /// What is built.
     built: PhantomData<fn() -> P>,
 }
@@ -126,6 +128,7 @@ impl<P> PoolBuilder<P> {
             stderr: Output::Inherit,
             name: None,
             dummy: false,
+            is_mixed: false,
             built: PhantomData,
         }
     }
@@ -135,17 +138,19 @@ impl<P> PoolBuilder<P> {
         PoolBuilder { kind: Kind::Threads, dummy: true, ..PoolBuilder::new() }
     }
 
-    /// Workers are processes, and there are so many. Default: processes, as many as there are CPUs that this process may use (affinity and cgroup quota honoured).
-    pub fn processes(mut self, processes: usize) -> Self {
-        self.kind = if self.dummy { Kind::Threads } else { Kind::Processes };
-        self.size = Some(processes);
-        self
+    /// Workers are processes, and there are so many. Default: processes, as many as there are CPUs that this process may use (affinity and cgroup quota honoured). A pool has one kind of worker:
+    /// with both `processes` and [`threads`](Self::threads), [`build`](Self::build) fails.
+    pub fn processes(self, processes: usize) -> Self {
+        let kind = if self.dummy { Kind::Threads } else { Kind::Processes };
+        self.workers(kind, processes)
     }
 
     /// Workers are threads of this process, and there are so many. Everything is the same then, but for what threads can't do: they can't be killed, so
     /// [`task_timeout`](Self::task_timeout) and whatever makes processes different from this one is refused by [`build`](Self::build), a running task can't be
-    /// cancelled, and a task that aborts or overflows its stack takes the program along. Arguments and results are moved, not encoded; they are serde types all the same, and tasks may not capture
-    /// ([`Thread`](crate::Thread) may). A task must not wait for other tasks of its own pool: when all threads wait, nothing goes on. Of `processes` and `threads` the last one counts.
+    /// cancelled, and a task that aborts or overflows its stack takes the program along. What answers the loss of a worker is taken and has nothing to do, as a thread is not lost:
+    /// [`retries`](Self::retries), [`crash_limit`](Self::crash_limit), [`max_restarts`](Self::max_restarts). Arguments and results are moved, not encoded, so [`max_task_bytes`](Self::max_task_bytes),
+    /// [`max_result_bytes`](Self::max_result_bytes) and [`fast_lane`](Self::fast_lane) have no effect either; they are serde types all the same, and tasks may not capture
+    /// ([`Thread`](crate::Thread) may). A task must not wait for other tasks of its own pool: when all threads wait, nothing goes on. With both `processes` and `threads`, `build` fails.
     ///
     /// ```
     /// # fn main() -> anyhow::Result<()> {
@@ -154,9 +159,13 @@ impl<P> PoolBuilder<P> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn threads(mut self, threads: usize) -> Self {
-        (self.kind, self.size) = (Kind::Threads, Some(threads));
-        self
+    pub fn threads(self, threads: usize) -> Self {
+        self.workers(Kind::Threads, threads)
+    }
+
+    fn workers(self, kind: Kind, size: usize) -> Self {
+        let is_mixed = self.is_mixed || (self.size.is_some() && self.kind != kind);
+        PoolBuilder { kind, size: Some(size), is_mixed, ..self }
     }
 
     /// The pool begins with so many workers and starts further ones, up to the number of [`processes`](Self::processes) or [`threads`](Self::threads), when tasks wait. Default: all of

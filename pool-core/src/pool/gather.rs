@@ -105,8 +105,9 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
     }
 }
 
+/// The last ones first: a worker that becomes free by this must find nothing to begin.
 fn cancel(tasks: &[TaskRef]) {
-    for task in tasks {
+    for task in tasks.iter().rev() {
         task.cancel();
     }
 }

@@ -64,7 +64,7 @@ impl<P> PoolBuilder<P> {
         self
     }
 
-    /// A function that each worker runs once, before it leaves in good order: after `close`, when it is recycled, and when the pool shrinks; not when it is killed. It has 5
+    /// A function that each worker runs once, before it leaves in good order: after `close`, when it is recycled, and when the pool shrinks; not when it is killed or crashes, so there is no result of a worker that [`terminate`](crate::Pool::terminate), a time limit, a cancelled task or a fault has ended. It has 5
     /// seconds. Its results can be [collected](crate::Pool::finalized) after [`join`](crate::Pool::join).
     ///
     /// ```

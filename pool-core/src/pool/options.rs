@@ -117,8 +117,8 @@ impl<'pool, F, Kind, S> Call<'pool, F, Kind, S> {
         self
     }
 
-    /// The first item of a map that fails ends the map: what has not finished is cancelled, and its error is the result. That is seen while somebody waits with `get` or `.await`
-    /// (or at once, if the call has callbacks), and when the whole input has been submitted. Without it all items are run. `imap` goes on in any case: stop asking it.
+    /// The first item of a map that fails ends the map: what has not finished is cancelled, and its error is the result. That is seen while somebody waits for the
+    /// map, awaits it or asks whether it is ready (or at once, if the call has callbacks), and when the whole input has been submitted. Without it all items are run. `imap` goes on in any case: stop asking it.
     pub fn fail_fast(mut self) -> Self {
         self.options.fail_fast = true;
         self

@@ -161,6 +161,8 @@ impl Scheduler {
             // a worker that exits in good order has nearly always run a program that does not know what it is
             let hint = if error.starts_with("exited") {
                 "; call pool_core::init() first in main, or put pool_core::test_support!() into the test crate, and don't exit in an initializer"
+            } else if error.ends_with("within the start timeout") {
+                "; if its initializer takes that long, raise start_timeout"
             } else {
                 ""
             };

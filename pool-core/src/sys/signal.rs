@@ -1,6 +1,7 @@
 //! Signals: names, and sending them to a worker's process group.
 
 use std::io;
+use std::marker::PhantomData;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, pthread_sigmask};
 use nix::unistd::Pid;
@@ -73,5 +74,30 @@ pub(crate) fn restore_defaults() {
     for signal in signals {
         // SAFETY: the default action runs no code of this process; called first thing in a fresh worker, which has no handlers.
         let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
+    }
+}
+
+/// Keeps SIGTERM from the calling thread, and from those that it starts, until it is dropped: one that has come meanwhile arrives then.
+#[derive(Debug)]
+pub(crate) struct TermHeldBack {
+    before: SigSet,
+    /// The mask is one of the thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl TermHeldBack {
+    pub(crate) fn new() -> TermHeldBack {
+        let mut before = SigSet::empty();
+        // can't fail with this number
+        let term = SigSet::from(Signal::SIGTERM);
+        let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&term), Some(&mut before));
+        TermHeldBack { before, _thread: PhantomData }
+    }
+}
+
+impl Drop for TermHeldBack {
+    fn drop(&mut self) {
+        // as above
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
     }
 }

@@ -107,7 +107,16 @@ pub(super) fn decode_args<F, Args: DeserializeOwned + 'static>(
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 pub(super) fn failed(error: anyhow::Error) -> Fault {
-    Fault::Failed(format!("{error:#}"))
+    Fault::Failed(with_causes(&error))
+}
+
+/// An error's text with all its causes. That a task has failed is said by who tells it: a task that fails because one of its own tasks has, and so on, does not say it for each.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    let text = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
+        Some(TaskError::Failed(text)) => text.clone(),
+        _ => cause.to_string(),
+    };
+    error.chain().map(text).collect::<Vec<_>>().join(": ")
 }
 
 pub(super) fn unencodable<R>(error: Unencodable) -> Fault {

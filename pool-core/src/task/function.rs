@@ -35,7 +35,8 @@ pub enum Fallible {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be a task with the arguments `{Args}`",
     note = "a task is a `fn` item or a closure without captures; the arguments are given as a tuple, e.g. `(1, 2)` or `(x,)`",
-    note = "arguments are owned serde types; so is the result, or it is `anyhow::Result` of one: convert other errors with `?`"
+    note = "arguments are owned serde types; so is the result, or it is `anyhow::Result` of one: convert other errors with `?`",
+    note = "a closure that never returns needs a type for what it would return: `|| -> () {{ .. }}`"
 )]
 pub trait TaskFn<Args, Kind>: Copy + Send + 'static {
     /// What the handle gives.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::entry::{Fault, Output};
+use super::entry::{Fault, Output, failed};
 
 type Named = Box<dyn Fn(&[u8]) -> anyhow::Result<Vec<u8>> + Send + Sync>;
 
@@ -48,9 +48,14 @@ impl Registry {
             .ok_or_else(|| Fault::Decode("the task's name could not be read".to_owned()))?;
         let function = self.0.get(name).ok_or_else(|| {
             let known = self.names().collect::<Vec<_>>().join(", ");
-            Fault::Failed(format!("this executable has no task named {name:?}; it has: {known}"))
+            let known = if known.is_empty() {
+                "it offers none: call pool_core::init_with(registry) instead of init()".to_owned()
+            } else {
+                format!("it has: {known}")
+            };
+            Fault::Failed(format!("this executable has no task named {name:?}; {known}"))
         })?;
-        let result = function(input).map_err(|error| Fault::Failed(format!("{error:#}")))?;
+        let result = function(input).map_err(failed)?;
         let size = (out.bytes.len() + result.len()) as u64;
         if size > out.limit {
             return Err(Fault::TooLarge(size));

@@ -25,6 +25,7 @@ use crate::process::ProcessError;
 use crate::slot::Slot;
 use crate::sys::poll::Sentinel;
 use crate::sys::process::thread_id;
+use crate::task::entry::with_causes;
 use crate::task::panics;
 
 /// One function call in a thread of its own: what Python's `threading.Thread` is, with a result.
@@ -159,7 +160,7 @@ impl<T: Send + 'static> Thread<anyhow::Result<T>> {
 }
 
 fn flatten<T>(result: anyhow::Result<T>) -> Result<T, TaskError> {
-    result.map_err(|error| TaskError::Failed(format!("{error:#}")))
+    result.map_err(|error| TaskError::Failed(with_causes(&error)))
 }
 
 impl<R> Deref for Thread<R> {

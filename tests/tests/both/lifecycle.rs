@@ -306,14 +306,18 @@ fn c4_136_a_closed_pool_refuses_every_verb(backend: Backend) {
         let pool = backend.pool(&case, 1);
         stop(&pool);
         assert!(matches!(pool.apply_async(square, (1,)), Err(SubmitError::Closed)));
-        assert_eq!(pool.apply(square, (1,)), Err(TaskError::Terminated));
+        assert_eq!(pool.apply(square, (1,)), Err(TaskError::Closed));
         assert!(matches!(pool.map_async(square, 0..3), Err(SubmitError::Closed)));
-        assert_eq!(pool.map(square, 0..3), Err(TaskError::Terminated));
+        assert_eq!(pool.map(square, 0..3), Err(TaskError::Closed));
         assert!(matches!(pool.try_apply_async(square, (1,)), Err(TrySubmitError::Closed(_))));
         let outcomes: Vec<_> = pool.imap(square, 0..3).collect();
-        assert_eq!(outcomes, [Err(TaskError::Terminated)]);
+        assert_eq!(outcomes, [Err(TaskError::Closed)]);
         let outcomes: Vec<_> = pool.imap_unordered(square, 0..3).collect();
-        assert_eq!(outcomes, [Err(TaskError::Terminated)]);
+        assert_eq!(outcomes, [Err(TaskError::Closed)]);
+        let told = pool.apply(square, (1,)).unwrap_err().to_string();
+        assert!(told.starts_with("the pool is closed and takes no new tasks"), "{told}");
+        assert_eq!(pool.apply_async(square, (1,)).unwrap_err().to_string(), told);
+        assert_eq!(pool.try_apply_async(square, (1,)).unwrap_err().to_string(), told);
         pool.join().unwrap();
     }
 }

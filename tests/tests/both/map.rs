@@ -18,6 +18,7 @@ with_both![
     c1_23_a_failing_map_runs_all_items_and_tells_the_first_error_in_order,
     c1_23_fail_fast_ends_the_map_with_the_first_failure,
     c1_23_fail_fast_of_an_awaited_map,
+    c1_23_fail_fast_however_the_map_is_waited_for,
     c1_23_fail_fast_of_a_map_with_callbacks,
     c1_9_a_panicking_input_iterator_meets_the_caller_and_the_pool_goes_on,
     c1_62_two_maps_at_once_are_both_right,
@@ -95,6 +96,43 @@ fn c1_23_fail_fast_of_an_awaited_map(backend: Backend) {
     assert_eq!(mapped.get_timeout(SOON), Err(TaskError::AlreadyTaken));
 }
 
+/// The first failure ends the map, whichever way somebody looks at it: else these would wait for ever.
+fn c1_23_fail_fast_however_the_map_is_waited_for(backend: Backend) {
+    let case = Case::new();
+    let gate = Gate::new();
+    let pool = backend.pool(&case, 2);
+    let map = || {
+        await_idle(&pool, 2);
+        let items = (0..100).map(|x| (gate.path(), x));
+        pool.task(one_fails).chunk_size(1).fail_fast().map_async(items).unwrap()
+    };
+    let bad = || TaskError::Failed("item 1 is bad".to_owned());
+    let each = map().get_each();
+    assert_eq!(each.len(), 100);
+    assert_eq!(each[1], Err(bad()));
+    // a worker thread that is asked to end has a result; a process is killed
+    let rest = each.iter().skip(2).filter(|outcome| **outcome == Err(TaskError::Cancelled));
+    assert!(rest.count() >= 90, "{each:?}");
+
+    let mapped = map();
+    mapped.wait();
+    assert!(mapped.ready() && !mapped.successful());
+    assert_eq!(mapped.get(), Err(bad()));
+
+    let mapped = map();
+    assert!(mapped.wait_timeout(SOON));
+    assert_eq!(mapped.get_each()[1], Err(bad()));
+
+    let mapped = map();
+    eventually(SOON, "it is ready", || mapped.ready());
+    assert_eq!(mapped.get(), Err(bad()));
+
+    let mapped = map();
+    eventually(SOON, "it has ended", || pool_core::wait(&[&mapped], Some(SOON)) == [0]);
+    assert_eq!(mapped.get(), Err(bad()));
+    assert_eq!(pool.map(square, 0..100).unwrap(), squares(0..100), "the pool goes on");
+}
+
 fn c1_49_a_time_limit_on_waiting_for_a_map_leaves_it_alone(backend: Backend) {
     let case = Case::new();
     let gate = Gate::new();
@@ -149,7 +187,7 @@ fn c1_7_empty_inputs_are_done_at_once(backend: Backend) {
     assert_eq!(pool.imap_unordered(square, none()).count(), 0);
     assert_eq!(pool.stats().submitted, 0);
     pool.close();
-    assert_eq!(pool.map(square, none()), Err(TaskError::Terminated), "closed, even for nothing");
+    assert_eq!(pool.map(square, none()), Err(TaskError::Closed), "closed, even for nothing");
     assert!(matches!(pool.map_async(square, none()), Err(SubmitError::Closed)));
 }
 
@@ -263,7 +301,7 @@ fn c2_71_a_map_handle_waits_and_tells(backend: Backend) {
     let gate = Gate::new();
     let pool = backend.pool(&case, 2);
     let inputs = (0..4).map(|_| gate.path());
-    let mut mapped = pool.task(wait_at).chunk_size(1).map_async(inputs).unwrap();
+    let mapped = pool.task(wait_at).chunk_size(1).map_async(inputs).unwrap();
     gate.await_arrivals(2);
     assert!(
         !mapped.successful() && !mapped.ready() && !mapped.wait_timeout(Duration::from_millis(5))
@@ -273,7 +311,7 @@ fn c2_71_a_map_handle_waits_and_tells(backend: Backend) {
     assert!(mapped.ready() && mapped.wait_timeout(Duration::ZERO));
     assert!(mapped.successful());
     assert_eq!(mapped.get().unwrap().len(), 4);
-    let mut failing = pool.task(odd_ones).chunk_size(3).map_async(0..9u64).unwrap();
+    let failing = pool.task(odd_ones).chunk_size(3).map_async(0..9u64).unwrap();
     failing.wait();
     assert!(failing.ready() && !failing.successful());
     assert_eq!(failing.get_each().into_iter().filter(Result::is_ok).count(), 4, "nothing is lost");

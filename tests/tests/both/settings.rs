@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pool_core::{Output, Pool, PoolBuilder, PoolError};
+use pool_core::{Limit, Output, Pool, PoolBuilder, PoolError, Sandbox, StartMethod};
 use pool_tests::Case;
 
 use crate::{Backend, square, squares};
@@ -72,13 +72,32 @@ fn c5_175_threads_refuse_what_only_processes_can_keep() {
     assert_refused(one().current_dir("/"), "current_dir");
     assert_refused(one().stdout(Output::Discard), "stdout");
     assert_refused(one().stderr(Output::Discard), "stderr");
-    // what they can keep they take
-    let pool = one().retries(3).max_task_bytes(1).max_result_bytes(1).grace(Duration::ZERO);
+    assert_refused(one().start_method(StartMethod::ForkServer), "start_method");
+    assert_refused(one().preload(|| (), ()), "preload");
+    assert_refused(one().cgroup_memory_limit(1 << 30), "cgroup_memory_limit");
+    assert_refused(one().limit(Limit::CoreSize(0)), "limit");
+    assert_refused(one().sandbox(Sandbox::confined()), "sandbox");
+    // what they can keep they take, and what answers things that don't happen to threads
+    let second = Duration::from_secs(1);
+    let pool = one().retries(3).crash_limit(1).max_restarts(1, second).grace(Duration::ZERO);
+    let pool = pool.max_task_bytes(1).max_result_bytes(1).fast_lane(false);
     let pool = pool.build().unwrap();
     assert_eq!(pool.map(square, 0..10).unwrap(), squares(0..10));
     assert_eq!(pool.apply(|bytes: Vec<u8>| bytes, (vec![1; 100],)), Ok(vec![1; 100]));
     let by_name = pool.apply_named("echo", b"x").unwrap().get().unwrap_err().to_string();
     assert!(by_name.contains("by name"), "{by_name}");
+}
+
+#[test]
+fn c5_175_a_pool_has_one_kind_of_worker() {
+    let _case = Case::new();
+    assert_refused(Pool::builder().processes(2).threads(3), "both processes and threads");
+    assert_refused(Pool::builder().threads(3).processes(2), "both processes and threads");
+    assert_refused(Pool::builder().threads(3).processes(2).threads(3), "leave one of them out");
+    let pool = Pool::builder().threads(3).threads(2).build().unwrap();
+    assert_eq!(pool.workers().len(), 2, "of the same kind, the last one counts");
+    let pool = pool_core::dummy::Pool::builder().processes(2).threads(3).build().unwrap();
+    assert_eq!(pool.workers().len(), 3, "there, both are threads");
 }
 
 #[test]

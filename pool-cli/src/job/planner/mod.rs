@@ -167,10 +167,12 @@ impl Planner<'_> {
         let file = file.map(|file| {
             let full = self.base(&file.span()).join(file.get_ref());
             if full.is_dir() {
-                self.problem(Problem::at(file.span(), format!("`{}` is a folder", full.display())));
+                let message = format!("`{}` is a folder", full.display());
+                let hint = "name a file in it";
+                self.problem(Problem::at(file.span(), message).hint(hint).uncreatable());
             } else if !full.parent().is_some_and(Path::is_dir) {
                 let message = format!("there is no folder to write `{}` into", full.display());
-                self.problem(Problem::at(file.span(), message).hint("make it first").missing());
+                self.problem(Problem::at(file.span(), message).hint("make it first").uncreatable());
             }
             full
         });

@@ -117,6 +117,10 @@ impl ForkServer {
         {
             return Err(NoServer::Refused(PoolError::InitNotCalled));
         }
+        if ready[1] || ready[2] {
+            // its end of the stream is closed a moment before it has ended
+            wait_any_readable(&[self.pidfd.as_fd()], Some(ns(timeout)))?;
+        }
         let cause = self.pidfd.try_reap().map_or_else(
             || "was not ready within the start timeout".to_owned(),
             |cause| cause.to_string(),

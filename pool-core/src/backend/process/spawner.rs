@@ -176,7 +176,8 @@ impl Recipe {
     ) -> io::Result<(u32, PidFd)> {
         let summons = Summons::text(sys::inode(stdin.as_fd())?, std::process::id());
         let stdio = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
-        let mut child = self.command(stdin, summons, stdio(stdout), stdio(stderr)).spawn()?;
+        let mut command = self.command(stdin, summons, stdio(stdout), stdio(stderr));
+        let mut child = command.spawn().map_err(|error| self.blaming(error))?;
         let pid = child.id();
         match PidFd::open(pid) {
             Ok(pidfd) => Ok((pid, pidfd)),
@@ -187,6 +188,19 @@ impl Recipe {
                 Err(error)
             }
         }
+    }
+
+    /// The system does not say which file it is about.
+    fn blaming(&self, error: io::Error) -> io::Error {
+        let directory = self.current_dir.as_ref().filter(|directory| !directory.is_dir());
+        let text = match (directory, &self.executable) {
+            (Some(directory), _) => {
+                format!("its current_dir {} is no directory", directory.display())
+            }
+            (None, Some(executable)) => format!("executable {}: {error}", executable.display()),
+            (None, None) => return error,
+        };
+        io::Error::new(error.kind(), text)
     }
 
     fn send_boot(

@@ -257,7 +257,8 @@ impl Connection<'_> {
         let mut value: Option<Box<dyn Any + Send>> = None;
         let keeper = Keeper { instance: self.server.identity.instance, hold: &|_| {} };
         let target = Target::New(&mut value);
-        method::run(found.make, target, body.rest(), &mut Vec::new(), keeper)?;
+        method::run(found.make, target, body.rest(), &mut Vec::new(), keeper)
+            .map_err(|error| of_argument(&format!("argument of a new {name:?}"), error))?;
         let value = value.ok_or_else(|| ManagerError::Failed("nothing was made".to_owned()))?;
         Ok(Registered { value, methods: Arc::clone(&found.methods) })
     }
@@ -282,7 +283,8 @@ impl Connection<'_> {
                 return Err(ManagerError::UnknownMethod { name: name.to_owned(), known });
             };
             let target = Target::State(&mut *registered.value);
-            return method::run(method, target, body.rest(), out, keeper);
+            return method::run(method, target, body.rest(), out, keeper)
+                .map_err(|error| of_argument(&format!("argument of the method {name:?}"), error));
         }
         if !self.same_image {
             return Err(ManagerError::OtherExecutable);
@@ -325,6 +327,14 @@ impl Connection<'_> {
             _ => return Err(wrong_kind("an object that can be updated", object)),
         }
         Ok(())
+    }
+}
+
+/// Says what could not be decoded: for values of registered types, that is the argument.
+fn of_argument(what: &str, error: ManagerError) -> ManagerError {
+    match error {
+        ManagerError::Decode(text) => ManagerError::Decode(format!("the {what} as {text}")),
+        other => other,
     }
 }
 

@@ -80,6 +80,7 @@ impl Account {
             Err(TaskError::TimedOut) => "timed_out",
             Err(TaskError::Cancelled) => "cancelled",
             Err(TaskError::Terminated) => "terminated",
+            Err(TaskError::Closed) => "closed",
             Err(TaskError::Encode(_)) => "encode",
             Err(TaskError::Decode(_)) => "decode",
             Err(TaskError::TooLarge { .. }) => "too_large",
