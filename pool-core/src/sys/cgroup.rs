@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ impl Place {
     /// That of this process; `None` if there is none to be seen.
     pub(crate) fn own() -> Option<Place> {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        place(&groups, &mounts()?)
+        place(&groups, mounts()?)
     }
 
     /// That in which this process, a zombie perhaps, is or was. Version 1 does not tell of zombies, which stay where they were first then.
@@ -52,7 +53,7 @@ impl Place {
         }
         let pid = namespace::to_proc(pid)?;
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        place(&groups, &mounts()?).filter(|place| place.directory.is_dir())
+        place(&groups, mounts()?).filter(|place| place.directory.is_dir())
     }
 
     /// How many processes of this very group the kernel has killed for lack of memory; `None` if it does not tell, as for the uppermost group.
@@ -66,8 +67,13 @@ impl Place {
     }
 }
 
-fn mounts() -> Option<String> {
-    fs::read_to_string("/proc/self/mountinfo").ok()
+/// Read once: it is asked for at each start of a worker, and cgroups are not mounted elsewhere while a program runs.
+fn mounts() -> Option<&'static str> {
+    static MOUNTS: OnceLock<String> = OnceLock::new();
+    if MOUNTS.get().is_none() {
+        let _ = MOUNTS.set(fs::read_to_string("/proc/self/mountinfo").ok()?);
+    }
+    MOUNTS.get().map(String::as_str)
 }
 
 /// Where in these mounts the memory of a process of these groups is counted.
