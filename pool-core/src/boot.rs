@@ -34,6 +34,8 @@ pub(crate) struct Family {
     pub(crate) kin: Kin,
     /// Process id of the parent.
     pub(crate) parent: u32,
+    /// Of the process that has made this one: the parent, or its fork server, which ends with it.
+    pub(crate) maker: u32,
 }
 
 /// How a copy of this executable becomes a worker.

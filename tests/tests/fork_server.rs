@@ -279,3 +279,14 @@ fn what_a_preload_function_has_printed_is_printed_once() {
         assert_eq!(stdout.matches(text).count(), 1, "{stdout}");
     }
 }
+
+#[test]
+fn the_parent_of_a_forked_worker_is_the_program_and_lives() {
+    let case = Case::new();
+    let pool = forked(&case, 1).build().unwrap();
+    let sees = || {
+        let parent = pool_core::parent_process().unwrap();
+        (parent.pid(), parent.is_alive(), parent.sentinel().is_ok())
+    };
+    assert_eq!(pool.apply(sees, ()), Ok((std::process::id(), true, true)));
+}

@@ -171,7 +171,8 @@ impl CurrentProcess {
 /// ```
 #[must_use]
 pub fn parent_process() -> Option<ParentProcess> {
-    boot::family().map(|family| ParentProcess { name: &family.kin.parent_name, pid: family.parent })
+    let family = boot::family()?;
+    Some(ParentProcess { name: &family.kin.parent_name, pid: family.parent, maker: family.maker })
 }
 
 /// See [`parent_process`].
@@ -179,6 +180,8 @@ pub fn parent_process() -> Option<ParentProcess> {
 pub struct ParentProcess {
     name: &'static str,
     pid: u32,
+    /// The kernel's parent of this process, which ends with it if it is another one.
+    maker: u32,
 }
 
 impl ParentProcess {
@@ -216,7 +219,7 @@ impl ParentProcess {
     /// [`ProcessError::Os`] if the parent has ended already, or the system refuses a descriptor.
     pub fn sentinel(&self) -> Result<OwnedFd, ProcessError> {
         let failed = ProcessError::os("cannot open the parent process");
-        let pidfd = PidFd::open(self.pid).map_err(&failed)?;
+        let pidfd = PidFd::open(self.maker).map_err(&failed)?;
         if self.is_orphan() {
             // that number may be a stranger's
             return Err(failed(std::io::Error::other("it has ended")));
@@ -237,6 +240,6 @@ impl ParentProcess {
 
     /// Orphans are given another parent. (0: the parent is outside this PID namespace.)
     fn is_orphan(&self) -> bool {
-        !matches!(process::parent(), 0) && process::parent() != self.pid
+        !matches!(process::parent(), 0) && process::parent() != self.maker
     }
 }

@@ -171,7 +171,7 @@ fn prepare(
     if let Some(plan) = sandbox {
         confine(&plan, &mut outbox)?;
     }
-    boot::set_family(Family { kin: boot.kin, parent: family });
+    boot::set_family(Family { kin: boot.kin, parent: family, maker: parent });
     let lane = boot.fast_lane.then(|| block.tasks());
     let tasks = TaskQueueReader::new(TaskReceiver::adopt(&tasks)?, lane);
     Ok((Inbox::new(tasks, block, printed), outbox))

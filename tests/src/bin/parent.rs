@@ -367,8 +367,10 @@ fn ignores_sigchld() {
 fn few_descriptors() {
     use nix::sys::resource::{Resource, setrlimit};
     // once in advance: a thread keeps what it waits with, if it has to go to sleep for a result
-    let rest = || std::thread::sleep(std::time::Duration::from_millis(20));
-    Pool::new(1).unwrap().apply(rest, ()).unwrap();
+    let pool = Pool::new(1).unwrap();
+    let never = pool.apply_async(std::thread::park, ()).unwrap();
+    assert!(!never.wait_timeout(std::time::Duration::from_millis(20)));
+    drop(pool);
     report("before");
     for limit in [4, 6, 7, 8, 9, 10, 11, 12, 14, 20, 30] {
         setrlimit(Resource::RLIMIT_NOFILE, limit, limit.max(10_000)).unwrap();

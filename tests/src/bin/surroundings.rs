@@ -221,9 +221,12 @@ fn no_memory_for_a_result() {
 
 /// Not one more descriptor: replies of all sizes arrive, and a worker that dies is replaced when there are some again.
 fn no_descriptors_left() {
-    let pool = Pool::new(2).unwrap();
     // once in advance: a thread keeps what it waits with, if it has to go to sleep for a result
-    pool.apply(|| std::thread::sleep(std::time::Duration::from_millis(20)), ()).unwrap();
+    let other = Pool::new(1).unwrap();
+    let never = other.apply_async(std::thread::park, ()).unwrap();
+    assert!(!never.wait_timeout(Duration::from_millis(20)));
+    drop(other);
+    let pool = Pool::new(2).unwrap();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
     assert!(std::fs::File::open("/dev/null").is_err());

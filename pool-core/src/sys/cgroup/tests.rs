@@ -108,7 +108,7 @@ fn real(version: Version, test: &str) -> Option<Delegated> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap();
     let is_it = |line: &&str| version == Version::One || line.starts_with("0::");
     let lines: String = groups.lines().filter(is_it).map(|line| format!("{line}\n")).collect();
-    let place = place(&lines, &mounts()?).filter(|place| place.version == version)?;
+    let place = place(&lines, mounts()?).filter(|place| place.version == version)?;
     let namespace = fs::metadata("/proc/self/ns/pid").unwrap().ino();
     let directory = place.directory;
     let (bytes, owner, graves) = (1 << 30, identity::me(), Arc::default());
