@@ -95,8 +95,11 @@ impl ForkServer {
     fn greet(&self, recipe: &Recipe, stream: &OwnedFd, timeout: Duration) -> Result<(), NoServer> {
         let fds = [self.orders.as_fd(), stream.as_fd(), self.pidfd.as_fd()];
         let ready = wait_any_readable(&fds, Some(ns(timeout)))?;
-        if ready[0] {
-            let hello = match self.receive(MESSAGE_BYTES, timeout)?.0 {
+        let answer = ready[0].then(|| self.receive(MESSAGE_BYTES, timeout));
+        // that it has closed its ends, by ending, may be seen on any of them first
+        let is_over = |e: &io::Error| e.kind() == io::ErrorKind::UnexpectedEof;
+        if let Some(answer) = answer.filter(|answer| !answer.as_ref().is_err_and(is_over)) {
+            let hello = match answer?.0 {
                 Answer::Greeting(hello) => hello,
                 // it was asked for a namespace before anything else
                 Answer::Refused(why) => {
@@ -117,7 +120,7 @@ impl ForkServer {
         {
             return Err(NoServer::Refused(PoolError::InitNotCalled));
         }
-        if ready[1] || ready[2] {
+        if ready.contains(&true) {
             // its end of the stream is closed a moment before it has ended
             wait_any_readable(&[self.pidfd.as_fd()], Some(ns(timeout)))?;
         }
@@ -185,8 +188,11 @@ impl ForkServer {
         }
         let mut bytes = vec![0; limit];
         let (len, fds) = socket::receive_with(self.orders.as_fd(), &mut bytes)?;
+        if len == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the fork server has ended"));
+        }
         let answer = codec::decode(&bytes[..len]).map_err(|error| {
-            io::Error::other(format!("the fork server has ended or said nonsense: {error}"))
+            io::Error::other(format!("the fork server has said nonsense: {error}"))
         })?;
         Ok((answer, fds))
     }
