@@ -76,7 +76,22 @@ fn row_11_and_12_what_rust_says_before_it_aborts_is_told() {
         let (signal, text) = lost(pool.apply(|| no_way_out(), ()));
         assert_eq!(signal, Signal::SIGABRT as i32);
         assert!(text.contains("last_lines.rs:") && text.contains("x is 3"), "{text}");
+        // a panic of an earlier task, which has nothing to do with it
+        assert!(
+            pool.apply(|| -> () { drop(std::panic::catch_unwind(|| panic!("caught"))) }, ())
+                .is_ok()
+        );
+        let (signal, text) = lost(pool.apply(breaks_a_rule, ()));
+        assert_eq!(signal, Signal::SIGABRT as i32);
+        assert!(text.contains("precondition(s) violated") && !text.contains("caught"), "{text}");
     });
+}
+
+#[allow(unsafe_code, reason = "breaking its rule is the point")]
+fn breaks_a_rule() -> u8 {
+    let index = std::hint::black_box(9);
+    // SAFETY: there is none; with debug assertions, std sees it and aborts.
+    unsafe { *[1_u8, 2].get_unchecked(index) }
 }
 
 #[test]

@@ -52,9 +52,13 @@ pub(crate) fn keep() {
             } else if cfg!(panic = "abort") {
                 // nobody will catch it: it is told by what is printed
                 previous(info);
-            } else if is_last(info) {
+            } else if let Some(last) = is_last(info) {
                 previous(info);
-                print(LAST.take());
+                // behind the backtrace, so that it is among the last lines
+                match last {
+                    Last::AfterAnother => print("the panic before was", LAST.take()),
+                    Last::Itself => print("the panic was", Some(describe_briefly(info))),
+                }
             } else {
                 LAST.set(Some(describe(info)));
             }
@@ -70,18 +74,39 @@ pub(crate) fn take(payload: &(dyn Any + Send)) -> Report {
     if kept.message.is_empty() { Report { message: message(payload), ..kept } } else { kept }
 }
 
+/// A panic after which the process aborts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// Because of a panic that was told before.
+    AfterAnother,
+    /// Because of what this one tells.
+    Itself,
+}
+
 /// Whether the process aborts after this panic. std does not say so, but by these messages of its own; should they change, only what is printed before an abort is less.
-fn is_last(info: &PanicHookInfo<'_>) -> bool {
+fn is_last(info: &PanicHookInfo<'_>) -> Option<Last> {
+    const AFTER_ANOTHER: [&str; 2] =
+        ["panic in a function that cannot unwind", "panic in a destructor during cleanup"];
+    const ITSELF: [&str; 3] = [
+        "misaligned pointer dereference",
+        "null pointer dereference",
+        "unsafe precondition(s) violated",
+    ];
     let text = message(info.payload());
-    text.starts_with("panic in a function that cannot unwind")
-        || text.starts_with("panic in a destructor during cleanup")
+    let is_one_of = |beginnings: &[&str]| beginnings.iter().any(|begin| text.starts_with(begin));
+    if is_one_of(&AFTER_ANOTHER) {
+        Some(Last::AfterAnother)
+    } else {
+        is_one_of(&ITSELF).then_some(Last::Itself)
+    }
 }
 
 /// The panic that can't be told to the parent, because the process aborts.
-fn print(kept: Option<Report>) {
+fn print(what: &str, kept: Option<Report>) {
     if let Some(Report { message, location, .. }) = kept {
+        let first = message.lines().next().unwrap_or_default();
         // a standard error that is closed is no reason to panic once more
-        let _ = writeln!(std::io::stderr(), "the panic before was at {location}: {message}");
+        let _ = writeln!(std::io::stderr(), "{what} at {location}: {first}");
     }
 }
 
@@ -90,10 +115,15 @@ fn describe(info: &PanicHookInfo<'_>) -> Report {
         Some(value) if value == "0" => String::new(),
         _ => Backtrace::force_capture().to_string(),
     };
+    Report { backtrace, ..describe_briefly(info) }
+}
+
+/// Without a backtrace.
+fn describe_briefly(info: &PanicHookInfo<'_>) -> Report {
     Report {
         message: message(info.payload()),
         location: info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string),
-        backtrace,
+        backtrace: String::new(),
     }
 }
 
