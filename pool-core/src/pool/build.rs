@@ -253,6 +253,7 @@ impl<P> PoolBuilder<P> {
                 "start_method",
                 "threads are not started as processes are",
             ),
+            (self.pid_namespace, "pid_namespace", "threads are in that of this process"),
             (self.preload.is_some(), "preload", "threads use what this process has loaded"),
             (
                 self.memory_limit.is_some(),

@@ -8,7 +8,8 @@
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -34,7 +35,8 @@ static FOREIGN: AtomicBool = AtomicBool::new(false);
 /// This process.
 #[inline]
 pub(crate) fn me() -> Token {
-    match ME.load(Relaxed) {
+    // with what was found out before it was stored
+    match ME.load(Acquire) {
         0 => find_out(),
         me => me,
     }
@@ -55,7 +57,7 @@ fn find_out() -> Token {
     let pid = namespace::me_in_proc().unwrap_or_else(std::process::id);
     FOREIGN.store(pid != std::process::id(), Relaxed);
     let me = token(pid, started(pid).unwrap_or(0));
-    ME.store(me, Relaxed);
+    ME.store(me, Release);
     me
 }
 

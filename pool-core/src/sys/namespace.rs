@@ -72,7 +72,7 @@ pub(crate) fn enter<T>(parent: u32, close: T) -> Result<T, String> {
             return Err(refused("the kernel gives no PID namespace", &error));
         }
         enter_user_namespace().map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => {
+            io::ErrorKind::InvalidInput if fork::threads().is_none_or(|threads| threads > 1) => {
                 refused("who is not root gets it in copies of a program only, not in those of a test binary, which have several threads", &error)
             }
             _ => refused(WHAT_TO_DO, &error),
@@ -114,6 +114,13 @@ fn drop_capabilities() -> io::Result<()> {
     struct Header {
         version: u32,
         pid: i32,
+    }
+    // user 0 would get all of them back with the next program that it executes
+    const NOROOT: libc::c_ulong = 1 << 0 | 1 << 1;
+    // SAFETY: numbers only.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NOROOT, 0, 0, 0) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
     let header = Header { version: 0x2008_0522, pid: 0 };
     // effective, permitted and inheritable ones, twice 32 of each

@@ -74,6 +74,7 @@ fn c5_175_threads_refuse_what_only_processes_can_keep() {
     assert_refused(one().stderr(Output::Discard), "stderr");
     assert_refused(one().start_method(StartMethod::ForkServer), "start_method");
     assert_refused(one().preload(|| (), ()), "preload");
+    assert_refused(one().pid_namespace(true), "pid_namespace");
     assert_refused(one().cgroup_memory_limit(1 << 30), "cgroup_memory_limit");
     assert_refused(one().limit(Limit::CoreSize(0)), "limit");
     assert_refused(one().sandbox(Sandbox::confined()), "sandbox");
