@@ -274,9 +274,12 @@ pub enum TrySubmitError<Args> {
         "the pool is full: max_pending tasks are unfinished; try again later, or wait with apply_async"
     )]
     Full(Args),
-    /// The pool was closed, terminated or dropped, or is broken.
+    /// The pool was closed, terminated or dropped.
     #[error("{CLOSED}")]
     Closed(Args),
+    /// The pool can't start workers any more; the text says why.
+    #[error("the pool is broken: {0}")]
+    Broken(String, Args),
     /// An option of the call that this kind of pool can't keep; the text says which.
     #[error("{0}")]
     Unsupported(&'static str, Args),
@@ -288,6 +291,7 @@ impl<Args> TrySubmitError<Args> {
         match self {
             TrySubmitError::Full(args)
             | TrySubmitError::Closed(args)
+            | TrySubmitError::Broken(_, args)
             | TrySubmitError::Unsupported(_, args) => args,
         }
     }
@@ -298,6 +302,7 @@ impl<Args> fmt::Debug for TrySubmitError<Args> {
         f.write_str(match self {
             TrySubmitError::Full(_) => "Full(..)",
             TrySubmitError::Closed(_) => "Closed(..)",
+            TrySubmitError::Broken(..) => "Broken(..)",
             TrySubmitError::Unsupported(..) => "Unsupported(..)",
         })
     }

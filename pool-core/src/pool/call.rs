@@ -100,7 +100,12 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             Err(Unsubmitted::Refused(SubmitError::Unsupported(what), args)) => {
                 Err(TrySubmitError::Unsupported(what, args))
             }
-            Err(Unsubmitted::Refused(_, args)) => Err(TrySubmitError::Closed(args)),
+            Err(Unsubmitted::Refused(SubmitError::Broken(why), args)) => {
+                Err(TrySubmitError::Broken(why, args))
+            }
+            Err(Unsubmitted::Refused(SubmitError::Closed, args)) => {
+                Err(TrySubmitError::Closed(args))
+            }
         }
     }
 
