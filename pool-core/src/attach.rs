@@ -115,7 +115,6 @@ impl Drop for Before {
 }
 
 /// Encodes arguments, and collects what travels with them.
-#[inline]
 pub(crate) fn collect<R>(encode: impl FnOnce() -> R) -> (R, Attachments) {
     let before = Before::start(Doing::Collecting);
     let result = encode();
@@ -128,7 +127,6 @@ pub(crate) fn collect<R>(encode: impl FnOnce() -> R) -> (R, Attachments) {
 }
 
 /// What has arrived with the arguments that are decoded next on this thread. `None`: a descriptor that could not be received.
-#[inline]
 pub(crate) fn hand_over(arrived: Vec<Option<OwnedFd>>) {
     if HAS_ARRIVED.replace(!arrived.is_empty()) || !arrived.is_empty() {
         ARRIVED.set(arrived);
@@ -136,14 +134,12 @@ pub(crate) fn hand_over(arrived: Vec<Option<OwnedFd>>) {
 }
 
 /// Decodes arguments for which [`hand_over`] was called.
-#[inline]
 pub(crate) fn arguments<R>(decode: impl FnOnce() -> R) -> R {
     let arrived = if HAS_ARRIVED.replace(false) { ARRIVED.take() } else { Vec::new() };
     take(arrived, decode)
 }
 
 /// Decodes something with which these descriptors came.
-#[inline]
 pub(crate) fn take<R>(came: Vec<Option<OwnedFd>>, decode: impl FnOnce() -> R) -> R {
     // without any, an object can only be one that is known already
     let _before = Before::start(if came.is_empty() { Doing::TakingNone } else { Doing::Taking });
@@ -160,7 +156,6 @@ pub(crate) fn returning<R>(encode: impl FnOnce() -> R) -> R {
 }
 
 /// Decodes a result.
-#[inline]
 pub(crate) fn returned<R>(decode: impl FnOnce() -> R) -> R {
     let _before = Before::start(Doing::Recognising);
     decode()

@@ -60,10 +60,11 @@ impl<T> Slot<T> {
         Ok(())
     }
 
-    /// Settles the slot if nobody waits for it: calls no code of anybody's, so locks may be held. Otherwise the value is given back.
+    /// Settles the slot if nobody waits for it: calls no code of anybody's and waits for nobody, so locks may be held. Otherwise the value is given back.
     #[inline]
     pub(crate) fn settle_unwaited(&self, value: T) -> Result<(), T> {
-        let mut state = lock(&self.state);
+        // held by somebody who is about to wait: his waker is the user's code
+        let Ok(mut state) = self.state.try_lock() else { return Err(value) };
         match &*state {
             State::Pending { wakers, sleepers: 0 } if wakers.is_empty() => {
                 *state = State::Settled(value);
@@ -136,16 +137,14 @@ impl<T> Slot<T> {
         let mut state = lock(&self.state);
         loop {
             let State::Pending { sleepers, .. } = &mut *state else { return true };
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
             *sleepers += 1;
-            state = match deadline {
+            state = match left {
                 None => unpoisoned(self.settled.wait(state)),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    unpoisoned(self.settled.wait_timeout(state, left)).0
-                }
+                Some(left) => unpoisoned(self.settled.wait_timeout(state, left)).0,
             };
             if let State::Pending { sleepers, .. } = &mut *state {
                 *sleepers -= 1;
@@ -229,6 +228,7 @@ mod tests {
     fn a_deadline_ends_the_wait() {
         let slot: Slot<()> = Slot::new();
         assert!(!slot.wait(Some(Instant::now())));
+        assert_eq!(slot.settle_unwaited(()), Ok(()), "nobody waits any more");
     }
 
     #[test]

@@ -62,7 +62,6 @@ pub(crate) struct Effects {
 
 impl Effects {
     /// Tells a handle, after the callbacks if there are any, and frees what the task had.
-    #[inline]
     pub(super) fn settle(&mut self, body: Body, outcome: Outcome, courier: &Arc<Courier>) {
         let (slot, payload, mut extras) = body.into_parts();
         match extras.as_mut().and_then(|extras| extras.finish.take()) {
@@ -80,12 +79,13 @@ impl Effects {
         self.released.extend(extras);
     }
 
-    /// At once if that calls nobody's code: nobody waits for a result that is only bytes. The others are told without the lock.
-    #[inline]
+    /// At once if that takes no time and calls nobody's code: nobody waits for a result of few bytes. The others are told without the lock.
     fn tell(&mut self, slot: Arc<TaskSlot>, outcome: Outcome) {
         let untold = match outcome {
-            Ok(Value::Direct(_)) => Err(outcome),
-            bytes => slot.settle_unwaited(bytes),
+            Ok(Value::Encoded(bytes)) if !bytes.is_many() => {
+                slot.settle_unwaited(Ok(Value::Encoded(bytes)))
+            }
+            other => Err(other),
         };
         if let Err(outcome) = untold {
             self.settled.push((slot, outcome));
@@ -265,7 +265,6 @@ impl Core {
     }
 
     /// The scheduler's number for a function. Most programs submit the same one many times.
-    #[inline]
     fn function(&mut self, callee: Callee) -> u32 {
         if let Some((last, function)) = self.last_function
             && last == callee
@@ -278,7 +277,6 @@ impl Core {
         function
     }
 
-    #[inline]
     pub(super) fn check_open(&self) -> Result<(), SubmitError> {
         match (self.sched.phase(), self.sched.broken()) {
             (Phase::Running, _) => Ok(()),
@@ -319,7 +317,6 @@ impl Core {
     }
 
     /// Tells the observer, if there is one.
-    #[inline]
     pub(super) fn tell(&mut self, event: impl FnOnce() -> PoolEvent) {
         if let Some(observer) = &mut self.observer {
             observer.tell(event());
@@ -368,7 +365,6 @@ impl Core {
 }
 
 /// Puts a value at a key of the scheduler's.
-#[inline]
 pub(super) fn put<T>(table: &mut Vec<Option<T>>, index: usize, value: T) {
     if table.len() <= index {
         table.resize_with(index + 1, || None);

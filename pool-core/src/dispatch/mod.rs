@@ -235,7 +235,6 @@ impl Shared {
     }
 
     /// Takes a task in; waits while `max_pending` tasks are unfinished, or gives `None` if it may not wait.
-    #[inline]
     pub(crate) fn submit(
         &self,
         request: Request,

@@ -51,7 +51,6 @@ impl Core {
         }
     }
 
-    #[inline]
     fn act(&mut self, action: Action, now: u64, effects: &mut Effects) {
         match action {
             Action::Spawn { worker, seat } => {
@@ -82,7 +81,6 @@ impl Core {
         }
     }
 
-    #[inline]
     fn lease(&mut self, worker: WorkerKey, task: TaskKey, lease: Lease, now: u64) {
         let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref) else { return };
         let Some(link) = self.links.get_mut(worker.index()).and_then(Option::as_mut) else {
@@ -275,7 +273,6 @@ impl Core {
     }
 
     /// The task was answered, and has run for so long by its worker's account.
-    #[inline]
     pub(super) fn settle_replied(
         &mut self,
         task: TaskKey,
@@ -292,7 +289,6 @@ impl Core {
         self.conclude(body, outcome, Some(run_ns), effects);
     }
 
-    #[inline]
     fn conclude(
         &mut self,
         body: Body,

@@ -125,7 +125,6 @@ impl Core {
     }
 
     /// `false`: a worker does not say this now.
-    #[inline]
     fn on_frame(
         &mut self,
         worker: WorkerKey,
@@ -189,7 +188,6 @@ impl Core {
         }
     }
 
-    #[inline]
     fn on_reply(
         &mut self,
         worker: WorkerKey,
@@ -204,7 +202,7 @@ impl Core {
         failpoint::at("parent.reply");
         match self.sched.reply(worker, lease, elapsed_ns, now) {
             Reply::Settles(task) => self.settle_replied(task, outcome, elapsed_ns, now, effects),
-            Reply::Late => {}
+            Reply::Late => effects.unwanted.push(outcome),
             Reply::Unknown => return false,
         }
         if self.limited > 0 {
@@ -215,7 +213,6 @@ impl Core {
     }
 
     /// What the body of a frame says; `None` if it says nothing.
-    #[inline]
     fn outcome(&self, is_value: bool, body: SmallBytes) -> Option<Outcome> {
         if is_value {
             return Some(Ok(Value::Encoded(body)));

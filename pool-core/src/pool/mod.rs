@@ -155,7 +155,7 @@ impl Pool {
     }
 
     /// What the [finalizers](PoolBuilder::finalizer) of workers that have left have given, in the order of their leaving: one for each that has left in good order, none for those that were killed
-    /// or have crashed (which are [counted](Stats::workers_lost)). Each result is given once, so ask
+    /// or have crashed (which are [counted](Stats::workers_lost), but for those that the end of the pool has killed). Each result is given once, so ask
     /// with the finalizer's own type. After [`join`](Pool::join), all are there; a pool that recycles its workers keeps them until they are asked for.
     pub fn finalized<R: DeserializeOwned + 'static>(&self) -> Vec<Result<R, TaskError>> {
         let outcomes = std::mem::take(&mut self.shared.lock().finalized);

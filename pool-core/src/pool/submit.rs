@@ -170,7 +170,6 @@ impl Pool {
         })
     }
 
-    #[inline]
     pub(super) fn request<T>(
         &self,
         function: &Function<T>,
@@ -232,7 +231,6 @@ impl Pool {
         Ok(TaskRef::new(Arc::clone(&self.shared), slot, None))
     }
 
-    #[inline]
     fn check_options(&self, options: &Options) -> Result<(), SubmitError> {
         let threads = matches!(self.shared.settings.workers, Workers::Threads { .. });
         if threads && options.timeout.is_some() {

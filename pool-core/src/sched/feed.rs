@@ -7,7 +7,6 @@ use crate::limits::{AHEAD_NS, FRAME_BYTES, ONE_AHEAD_NS, SLOTS};
 
 impl Scheduler {
     /// Gives waiting tasks to idle workers.
-    #[inline]
     pub(super) fn feed_idle(&mut self, now: u64, out: &mut Vec<Action>) {
         while !self.queue.is_empty()
             && let Some(worker) = self.idle.pop()

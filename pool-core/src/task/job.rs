@@ -24,7 +24,6 @@ pub(crate) enum Value {
 pub(crate) type Outcome = Result<Value, Box<TaskError>>;
 
 /// The decoded value of an outcome, or its error.
-#[inline]
 pub(crate) fn opened<R>(
     outcome: Outcome,
     decode: impl FnOnce(Value) -> Result<R, TaskError>,
@@ -34,7 +33,6 @@ pub(crate) fn opened<R>(
 
 impl Value {
     /// The value of a handle: decoded, or as it is.
-    #[inline]
     pub(crate) fn open<R: 'static>(
         self,
         decode: impl FnOnce(&[u8]) -> Result<R, TaskError>,

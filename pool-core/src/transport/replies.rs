@@ -107,7 +107,6 @@ impl ReplyReader {
     }
 
     /// Copies a frame out of the lane, the header before it is looked at; gives its length.
-    #[inline]
     fn take_frame(
         &mut self,
         available: u64,
