@@ -84,6 +84,11 @@ thread_local! {
 /// Sets what the thread was doing before when it is dropped, also by a panic of a user's `Serialize`.
 struct Before {
     doing: Doing,
+    /// Of [`Doing::Collected`] and [`Doing::Taking`].
+    kept: Option<Box<Kept>>,
+}
+
+struct Kept {
     objects: Vec<Arc<Object>>,
     came: Vec<Option<OwnedFd>>,
 }
@@ -92,9 +97,9 @@ impl Before {
     #[inline]
     fn start(what: Doing) -> Before {
         let doing = DOING.replace(what);
-        let objects = if doing == Doing::Collected { OBJECTS.take() } else { Vec::new() };
-        let came = if doing == Doing::Taking { CAME.take() } else { Vec::new() };
-        Before { doing, objects, came }
+        let has_kept = matches!(doing, Doing::Collected | Doing::Taking);
+        let kept = has_kept.then(|| Box::new(Kept { objects: OBJECTS.take(), came: CAME.take() }));
+        Before { doing, kept }
     }
 }
 
@@ -106,10 +111,9 @@ impl Drop for Before {
             Doing::Taking => drop(CAME.take()),
             _ => {}
         }
-        match self.doing {
-            Doing::Collected => OBJECTS.set(std::mem::take(&mut self.objects)),
-            Doing::Taking => CAME.set(std::mem::take(&mut self.came)),
-            _ => {}
+        if let Some(kept) = self.kept.take() {
+            OBJECTS.set(kept.objects);
+            CAME.set(kept.came);
         }
     }
 }

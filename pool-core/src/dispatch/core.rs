@@ -27,7 +27,7 @@ use crate::task::job::{Outcome, Value};
 use crate::wire::from_worker::Header;
 
 /// One in so many submissions looks what workers have answered; of those with larger arguments, each.
-const LOOK_EVERY: u64 = 16;
+const LOOK_EVERY: u64 = 32;
 
 /// With fewer unfinished tasks, the waiting of each is observed.
 const FEW: usize = 8;
@@ -79,6 +79,13 @@ impl Effects {
         self.released.extend(extras);
     }
 
+    fn is_nothing(&self) -> bool {
+        self.settled.is_empty()
+            && self.finishing.is_empty()
+            && self.garbage.is_empty()
+            && self.unwanted.is_empty()
+    }
+
     /// At once if that takes no time and calls nobody's code: nobody waits for a result of few bytes. The others are told without the lock.
     fn tell(&mut self, slot: Arc<TaskSlot>, outcome: Outcome) {
         let untold = match outcome {
@@ -96,6 +103,9 @@ impl Effects {
 impl Drop for Effects {
     /// Also when the lock's owner panics: a task that the scheduler has settled is forgotten there, so its handle must be told.
     fn drop(&mut self) {
+        if self.is_nothing() {
+            return;
+        }
         for (slot, outcome) in self.settled.drain(..) {
             // the drop of a result that nobody wants is user code, which may panic
             unharmed(|| {

@@ -63,7 +63,8 @@ fn encode<T: Serialize + 'static>(args: &T, limit: u64) -> Result<SmallBytes, Un
     let encoded = codec::encode_value(args, &mut buffer, limit);
     let encoded = encoded.map(|()| SmallBytes::take(&mut buffer));
     if buffer.capacity() <= INLINE_BYTES {
-        SCRATCH.set(buffer);
+        // not by `set`, which is a call
+        SCRATCH.with(|scratch| drop(scratch.replace(buffer)));
     }
     encoded
 }
