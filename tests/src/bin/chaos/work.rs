@@ -299,7 +299,8 @@ impl Submitter<'_> {
             self.account.submitted(1);
             self.check_quietly(expected, &outcome, long_ago);
             seen += 1;
-            if outcome == Err(TaskError::Terminated) {
+            // of the items on their way, or of one that came too late
+            if matches!(outcome, Err(TaskError::Terminated | TaskError::Closed)) {
                 return Err(Closed);
             }
         }
