@@ -182,3 +182,23 @@ fn dump(why: &str) {
         eprintln!("{}", String::from_utf8_lossy(&output.stdout));
     }
 }
+
+/// Ends a pool. What it gives is not dropped yet: that would be one more end.
+pub type Ending = fn(Pool) -> Option<Pool>;
+
+/// The ways in which a program ends a pool that has nothing to do.
+pub const ENDINGS: [(&str, Ending); 3] = [
+    ("terminate", |pool| {
+        pool.terminate();
+        Some(pool)
+    }),
+    ("close", |pool| {
+        pool.close();
+        pool.join().unwrap();
+        Some(pool)
+    }),
+    ("drop", |pool| {
+        drop(pool);
+        None
+    }),
+];

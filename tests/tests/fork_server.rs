@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use pool_core::{ExitCause, Pool, PoolBuilder, PoolError, StartMethod, TaskError};
-use pool_tests::{Case, Gate, Program, census, eventually, fault};
+use pool_tests::{Case, ENDINGS, Gate, Program, census, eventually, fault};
 
 pool_core::test_support!();
 
@@ -157,7 +157,7 @@ fn start_runaway(gate: String) {
 
 #[test]
 fn row_33_what_has_left_its_group_ends_with_the_pool() {
-    for how in ["terminate", "close", "drop"] {
+    for (how, end) in ENDINGS {
         let case = Case::new();
         let pids = tempfile::NamedTempFile::new().unwrap();
         let path = pids.path().to_str().unwrap().to_owned();
@@ -167,14 +167,7 @@ fn row_33_what_has_left_its_group_ends_with_the_pool() {
         eventually(SOON, "it runs", || runaway().is_ok());
         let runaway = runaway().unwrap();
         assert!(census::is_alive(runaway));
-        match how {
-            "terminate" => pool.terminate(),
-            "close" => {
-                pool.close();
-                pool.join().unwrap();
-            }
-            _ => drop(pool),
-        }
+        let _ended = end(pool);
         assert!(!census::is_alive(runaway), "{how} leaves it behind");
     }
 }

@@ -13,7 +13,7 @@ use pool_core::{
     ExitCause, Lock, Output, Pool, PoolBuilder, PoolError, Sandbox, StartMethod, TaskError,
 };
 use pool_tests::fault::{self, Fault, run_away};
-use pool_tests::{Case, Gate, Program, census, eventually, seats};
+use pool_tests::{Case, ENDINGS, Gate, Program, census, eventually, seats};
 
 pool_core::test_support!();
 
@@ -119,18 +119,11 @@ fn workers_in_a_namespace_come_and_go_and_leave_no_zombies() {
 
 #[test]
 fn row_33_nothing_outlives_a_pool_in_a_namespace() {
-    for how in ["terminate", "close", "drop"] {
+    for (how, end) in ENDINGS {
         let case = Case::new();
         let Some(pool) = build(isolated(&case, 2)) else { return };
         let runaway = runaway(&pool);
-        match how {
-            "terminate" => pool.terminate(),
-            "close" => {
-                pool.close();
-                pool.join().unwrap();
-            }
-            _ => drop(pool),
-        }
+        let _ended = end(pool);
         assert!(!census::is_alive(runaway), "{how} leaves it behind");
     }
 }

@@ -29,10 +29,15 @@ fn know(pool: &Pool) {
 /// A result that the pool's own thread has to read: nobody waits for it in `get`.
 fn is_told(pool: &Pool) {
     let handle = pool.apply_async(quick_or_not, (None,)).unwrap();
+    await_callback(&handle);
+    assert_eq!(handle.get(), Ok(7));
+}
+
+/// Returns when the callback of the handle has been called: this thread does not look itself.
+fn await_callback(handle: &pool_core::AsyncResult<u64>) {
     let (done, is_done) = mpsc::channel();
     handle.on_done(move || done.send(()).unwrap());
     is_done.recv().unwrap();
-    assert_eq!(handle.get(), Ok(7));
 }
 
 #[test]
@@ -51,9 +56,7 @@ fn a_time_limit_that_ends_while_the_caller_looks_leaves_the_task_and_the_worker_
         gate.let_pass(1);
         // the last look has not left the worker without a reader
         if round % 2 == 0 {
-            let (done, is_done) = mpsc::channel();
-            handle.on_done(move || done.send(()).unwrap());
-            is_done.recv().unwrap();
+            await_callback(&handle);
         }
         assert_eq!(handle.get(), Ok(7));
         is_told(&pool);
@@ -82,9 +85,7 @@ fn several_callers_whose_time_ends_while_they_look_at_one_worker_leave_it_a_read
         });
         gate.let_pass(4);
         for handle in handles {
-            let (done, is_done) = mpsc::channel();
-            handle.on_done(move || done.send(()).unwrap());
-            is_done.recv().unwrap();
+            await_callback(&handle);
             assert_eq!(handle.get(), Ok(7));
         }
         is_told(&pool);
