@@ -314,8 +314,6 @@ impl Core {
             Verdict::TimedOut => TaskError::TimedOut,
             Verdict::Cancelled => TaskError::Cancelled,
             Verdict::Terminated => TaskError::Terminated,
-            #[cfg(test)]
-            Verdict::Replied => TaskError::Terminated,
             Verdict::Broken => match self.sched.broken() {
                 Some(crate::PoolError::InitFailed(text)) => TaskError::InitFailed(text.clone()),
                 Some(reason) => TaskError::PoolBroken(reason.reason()),

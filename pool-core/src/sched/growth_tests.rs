@@ -33,7 +33,7 @@ fn a_higher_priority_overtakes() {
     let mut order = Vec::new();
     while sim.sched.unfinished() > 0 {
         let unsettled = |sim: &Sim| -> Vec<usize> {
-            (0..4).filter(|&task| sim.tasks[task].verdict.is_none()).collect()
+            (0..4).filter(|&task| sim.tasks[task].end.is_none()).collect()
         };
         let before = unsettled(&sim);
         sim.step(worker, 50_000_000);
@@ -65,7 +65,7 @@ fn a_retry_waits_and_waits_twice_as_long_the_next_time() {
     assert!((50_000_000..60_000_000).contains(&pauses[0]), "{pauses:?}");
     assert!((100_000_000..110_000_000).contains(&pauses[1]), "{pauses:?}");
     sim.finish();
-    assert_eq!(sim.tasks[0].verdict, Some(Verdict::Replied));
+    assert_eq!(sim.tasks[0].end, Some(Ok(())));
 }
 
 #[test]
@@ -79,10 +79,10 @@ fn a_task_that_costs_too_many_workers_is_quarantined() {
         sim.die(worker);
         ready(&mut sim);
     }
-    assert_eq!(sim.tasks[0].verdict, Some(Verdict::Quarantined(3)));
+    assert_eq!(sim.tasks[0].end, Some(Err(Verdict::Quarantined(3))));
     assert_eq!(sim.tasks[0].starts, 3);
     sim.finish();
-    assert_eq!(sim.tasks[1].verdict, Some(Verdict::Replied));
+    assert_eq!(sim.tasks[1].end, Some(Ok(())));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_pool_grows_and_shrinks_and_loses_nothing() {
     }
     assert_eq!(sim.processes.len(), 1, "those of closed seats have left");
     run_all(&mut sim);
-    assert!(sim.tasks.iter().all(|task| task.verdict == Some(Verdict::Replied)));
+    assert!(sim.tasks.iter().all(|task| task.end == Some(Ok(()))));
     assert!(sim.tasks.iter().all(|task| task.starts == 1));
     sim.finish();
 }
@@ -158,9 +158,9 @@ fn an_old_worker_is_replaced_between_two_tasks() {
     sim.pass(2_000_000);
     sim.submit(SPEC);
     sim.step(old, 50_000_000);
-    assert_eq!(sim.tasks[1].verdict, Some(Verdict::Replied), "what it had begun it finishes");
-    assert_eq!(sim.tasks[2].verdict, None);
+    assert_eq!(sim.tasks[1].end, Some(Ok(())), "what it had begun it finishes");
+    assert_eq!(sim.tasks[2].end, None);
     sim.finish();
-    assert_eq!(sim.tasks[2].verdict, Some(Verdict::Replied));
+    assert_eq!(sim.tasks[2].end, Some(Ok(())));
     assert_eq!(sim.sched.counts().workers_started, 2);
 }

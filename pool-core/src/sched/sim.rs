@@ -30,7 +30,7 @@ pub(super) struct Sim {
     pub(super) sched: Scheduler,
     pub(super) now: u64,
     pub(super) processes: HashMap<WorkerKey, Process>,
-    /// Per task by its number: its key while it is unfinished, starts, retries, verdicts.
+    /// Per task by its number: its key while it is unfinished, starts, retries, ends.
     pub(super) tasks: Vec<Record>,
     pub(super) by_key: HashMap<TaskKey, usize>,
     pub(super) spawned: usize,
@@ -40,7 +40,7 @@ pub(super) struct Sim {
 pub(super) struct Record {
     pub(super) starts: u32,
     retries: u32,
-    pub(super) verdict: Option<Verdict>,
+    pub(super) end: Option<End>,
 }
 
 #[derive(Clone, Debug)]
@@ -117,6 +117,9 @@ pub(super) fn config(workers: u32) -> Config {
     }
 }
 
+/// How a task has ended: by a reply, or otherwise.
+pub(super) type End = Result<(), Verdict>;
+
 impl Sim {
     pub(super) fn new(workers: u32, max_tasks_per_child: Option<u64>) -> Sim {
         Sim::with(Config { max_tasks_per_child, ..config(workers) })
@@ -169,14 +172,15 @@ impl Sim {
                     self.processes.get_mut(&worker).expect("a process").killed = true;
                 }
                 Action::Retried { task } => assert!(self.by_key.contains_key(&task)),
-                Action::Settle { task, verdict } => {
-                    let number = self.by_key.remove(&task).expect("a task that is not settled");
-                    let known = self.tasks[number].verdict.replace(verdict);
-                    assert_eq!(known, None, "settled twice");
-                }
+                Action::Settle { task, verdict } => self.settle(task, Err(verdict)),
             }
         }
         self.check();
+    }
+
+    fn settle(&mut self, task: TaskKey, end: End) {
+        let number = self.by_key.remove(&task).expect("a task that is not settled");
+        assert_eq!(self.tasks[number].end.replace(end), None, "settled twice");
     }
 
     fn take_back(&mut self, worker: WorkerKey, lease: Lease, why: Why) {
@@ -296,7 +300,7 @@ impl Sim {
             let lease = *lease;
             process.tasks.pop_front();
             if let Reply::Settles(task) = self.sched.reply(key, lease, elapsed_ns, self.now) {
-                self.perform(vec![Action::Settle { task, verdict: Verdict::Replied }]);
+                self.settle(task, Ok(()));
             }
             self.event(Event::RepliesRead { worker: key });
         }
@@ -374,9 +378,9 @@ impl Sim {
         assert!(self.processes.is_empty(), "no process is left");
         assert!(self.by_key.is_empty(), "every task is settled");
         for record in &self.tasks {
-            assert!(record.verdict.is_some());
+            assert!(record.end.is_some());
             assert!(record.starts <= 1 + record.retries, "started too often: {record:?}");
-            if record.verdict == Some(Verdict::Replied) {
+            if record.end == Some(Ok(())) {
                 assert!(record.starts >= 1);
             }
         }

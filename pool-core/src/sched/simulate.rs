@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
+use super::sim::End;
 use super::*;
 
 const MS: u64 = 1_000_000;
@@ -76,7 +77,7 @@ impl Process {
 struct Record {
     starts: u32,
     retries: u32,
-    verdict: Option<Verdict>,
+    end: Option<End>,
 }
 
 struct World {
@@ -178,23 +179,23 @@ impl World {
                     process.is_dead |= process.is_there;
                 }
                 Action::Retried { task } => assert!(self.by_key.contains_key(&task)),
-                Action::Settle { task, verdict } => self.settle(task, verdict),
+                Action::Settle { task, verdict } => self.settle(task, Err(verdict)),
             }
         }
     }
 
-    fn settle(&mut self, task: TaskKey, verdict: Verdict) {
+    fn settle(&mut self, task: TaskKey, end: End) {
         let number = self.by_key.remove(&task).expect("settled twice, or never submitted");
         let record = &mut self.tasks[number];
-        assert_eq!(record.verdict.replace(verdict), None, "settled twice");
+        assert_eq!(record.end.replace(end), None, "settled twice");
         let begun = matches!(
-            verdict,
-            Verdict::Replied | Verdict::Lost(_) | Verdict::TimedOut | Verdict::Quarantined(_)
+            end,
+            Ok(()) | Err(Verdict::Lost(_) | Verdict::TimedOut | Verdict::Quarantined(_))
         );
-        assert!(!begun || record.starts > 0, "{verdict:?} of a task that never was started");
+        assert!(!begun || record.starts > 0, "{end:?} of a task that never was started");
         assert!(record.starts <= 1 + record.retries, "started too often: {record:?}");
-        let stops = matches!(verdict, Verdict::Terminated | Verdict::Broken);
-        assert!(!stops || self.sched.phase() >= Phase::Stopping, "{verdict:?} of a running pool");
+        let stops = matches!(end, Err(Verdict::Terminated | Verdict::Broken));
+        assert!(!stops || self.sched.phase() >= Phase::Stopping, "{end:?} of a running pool");
     }
 
     fn pick(&mut self) -> Option<WorkerKey> {
@@ -257,7 +258,7 @@ impl World {
         let mut actions = Vec::new();
         let key = self.sched.submit(spec, self.now, &mut actions);
         self.by_key.insert(key, self.tasks.len());
-        self.tasks.push(Record { starts: 0, retries, verdict: None });
+        self.tasks.push(Record { starts: 0, retries, end: None });
         self.perform(actions);
     }
 
@@ -293,8 +294,8 @@ impl World {
                 let record = &mut self.tasks[number];
                 record.starts += 1;
                 // what was terminated may still begin in the grace period, and nothing else may
-                let is_over = |v| !matches!(v, Verdict::Terminated | Verdict::Broken);
-                assert!(!record.verdict.is_some_and(is_over), "started after its end");
+                let is_over = |end| !matches!(end, Err(Verdict::Terminated | Verdict::Broken));
+                assert!(!record.end.is_some_and(is_over), "started after its end");
             }
             Some(Some(_)) => {} // taken back
         }
@@ -322,7 +323,7 @@ impl World {
                     assert!(self.sched.holds(key, lease), "an honest reply is refused");
                     if let Reply::Settles(task) = self.sched.reply(key, lease, elapsed_ns, self.now)
                     {
-                        self.settle(task, Verdict::Replied);
+                        self.settle(task, Ok(()));
                     }
                 }
             }

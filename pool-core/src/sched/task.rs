@@ -28,12 +28,9 @@ impl Spec {
     }
 }
 
-/// How a task ended.
+/// How a task ended, if not by a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// By a reply: so the simulators call it.
-    #[cfg(test)]
-    Replied,
     /// Its worker died while running it.
     Lost(WorkerKey),
     /// It has cost so many workers that it is not tried again.

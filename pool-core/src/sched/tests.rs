@@ -62,10 +62,10 @@ fn tasks_that_never_started_are_free_of_charge() {
     sim.step(key, 0);
     assert_eq!(sim.processes[&key].tasks.len(), 2);
     sim.die(key);
-    let verdicts: Vec<_> = sim.tasks.iter().map(|task| task.verdict).collect();
-    assert_eq!(verdicts, [Some(Verdict::Replied), Some(Verdict::Lost(key)), None]);
+    let ends: Vec<_> = sim.tasks.iter().map(|task| task.end).collect();
+    assert_eq!(ends, [Some(Ok(())), Some(Err(Verdict::Lost(key))), None]);
     sim.finish();
-    assert_eq!(sim.tasks[2].verdict, Some(Verdict::Replied));
+    assert_eq!(sim.tasks[2].end, Some(Ok(())));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_start_that_is_not_wanted_any_more_is_no_failure() {
     }
     submit(&mut sim, 1);
     sim.finish();
-    assert_eq!(sim.tasks[0].verdict, Some(Verdict::Replied));
+    assert_eq!(sim.tasks[0].end, Some(Ok(())));
 }
 
 #[test]
@@ -141,9 +141,9 @@ fn killing_workers_that_are_starting_costs_nothing() {
         let due = sim.sched.next_tick().expect("the next start is due some time");
         sim.run(&Op::Pass { ns: due - sim.now });
     }
-    assert_eq!(sim.tasks[0].verdict, None, "it was not started, so it waits");
+    assert_eq!(sim.tasks[0].end, None, "it was not started, so it waits");
     sim.finish();
-    assert_eq!(sim.tasks[0].verdict, Some(Verdict::Replied));
+    assert_eq!(sim.tasks[0].end, Some(Ok(())));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn recycling_loses_nothing() {
     ready(&mut sim);
     submit(&mut sim, 100);
     sim.finish();
-    assert!(sim.tasks.iter().all(|task| task.verdict == Some(Verdict::Replied)));
+    assert!(sim.tasks.iter().all(|task| task.end == Some(Ok(()))));
     assert!(sim.spawned >= 100 / 3);
 }
 
@@ -162,7 +162,7 @@ fn terminate_reaches_the_phase_stopped_also_for_stubborn_children() {
     ready(&mut sim);
     submit(&mut sim, 10);
     sim.run(&Op::Terminate);
-    assert!(sim.tasks.iter().all(|task| task.verdict == Some(Verdict::Terminated)));
+    assert!(sim.tasks.iter().all(|task| task.end == Some(Err(Verdict::Terminated))));
     let deadline = sim.sched.next_tick().expect("SIGKILL is due");
     sim.processes.values_mut().for_each(|process| process.killed = false);
     sim.run(&Op::Pass { ns: deadline });
