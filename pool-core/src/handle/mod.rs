@@ -166,9 +166,7 @@ impl<R> AsyncResult<R> {
     /// # Errors
     /// The reason why there is no result: see [`TaskError`].
     pub fn get(self) -> Result<R, TaskError> {
-        if !self.ready() {
-            self.task.wait(None);
-        }
+        self.task.wait(None);
         // what is kept is until the result is decoded, which may name it
         let AsyncResult { task: TaskRef { shared, slot, _kept, .. }, decode } = self;
         // nearly always the pool has forgotten the task, and nobody else has the slot

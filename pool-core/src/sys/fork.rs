@@ -130,9 +130,9 @@ fn listed_children() -> io::Result<Vec<u32>> {
     for thread in std::fs::read_dir("/proc/self/task")? {
         let list = std::fs::read_to_string(thread?.path().join("children"))?;
         let listed = list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
-        children.extend(listed.filter_map(namespace::from_proc));
+        children.extend(listed);
     }
-    Ok(children)
+    Ok(namespace::from_proc(children))
 }
 
 /// Whether there is any child. None is collected.
@@ -147,7 +147,7 @@ fn searched_children() -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let children = pids.filter(|pid| parent_of(*pid).as_deref() == Some(&*me));
-    children.filter_map(namespace::from_proc).collect()
+    namespace::from_proc(children)
 }
 
 /// The second field after the name, which may contain anything.

@@ -37,13 +37,14 @@ pub(crate) fn number_in_proc(pidfd: BorrowedFd<'_>) -> Option<u32> {
     field(&info, "Pid:")?.parse().ok().filter(|&pid| pid > 0)
 }
 
-/// The number in this namespace of a process of it that /proc knows by another one.
-pub(crate) fn from_proc(number: u32) -> Option<u32> {
+/// The numbers in this namespace of those of these processes that are in it, which /proc knows by others.
+pub(crate) fn from_proc(found: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    let found = found.into_iter();
     if !is_foreign() {
-        return Some(number);
+        return found.collect();
     }
-    let depth = numbers("self")?.len();
-    numbers(&number.to_string())?.get(depth - 1).copied()
+    let Some(depth) = numbers("self").map(|numbers| numbers.len()) else { return Vec::new() };
+    found.filter_map(|number| numbers(&number.to_string())?.get(depth - 1).copied()).collect()
 }
 
 /// The numbers of a process, from the namespace of /proc to its own.
@@ -64,8 +65,21 @@ const WHAT_TO_DO: &str = "the program has no CAP_SYS_ADMIN, and the kernel gives
 /// Goes on in a new process, the first one of a namespace of its own; this one waits for its end, and ends in the same way without returning. Each of them takes the other one along.
 ///
 /// `parent` is the number in /proc of a process outside with which those inside may share locks: it must be seen from there. The caller has one thread, or is privileged. On an error
-/// this process is as it was, but for the user namespace in which it may be. What must not stay open in the process that waits is in `close`.
-pub(crate) fn enter<T>(parent: u32, close: T) -> Result<T, String> {
+/// this process is as it was, but for the user namespace in which it may be. What must not stay open in the process that waits is in `close`, and given back.
+pub(crate) fn enter<T>(parent: u32, close: T) -> Result<T, (String, T)> {
+    match make(parent) {
+        Ok(Side::Parent(first)) => {
+            drop(close);
+            // the first one's end is the end of all that it has started; this one's ends it, by its parent-death signal
+            process::leave_like(fork::await_cause(first))
+        }
+        Ok(Side::Child) => Ok(close),
+        Err(why) => Err((why, close)),
+    }
+}
+
+/// Makes the namespace and its first process: which of both this is.
+fn make(parent: u32) -> Result<Side, String> {
     let refused = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     if let Err(error) = unshare(CloneFlags::CLONE_NEWPID) {
         if error != nix::Error::EPERM {
@@ -78,23 +92,16 @@ pub(crate) fn enter<T>(parent: u32, close: T) -> Result<T, String> {
             _ => refused(WHAT_TO_DO, &error),
         })?;
     }
-    match fork::fork()
-        .map_err(|error| refused("no process can be made in a PID namespace", &error))?
-    {
-        Side::Parent(first) => {
-            drop(close);
-            // the first one's end is the end of all that it has started; this one's ends it, by its parent-death signal
-            process::leave_like(fork::await_cause(first))
-        }
-        Side::Child => {
-            process::arm_parent_death().map_err(|error| refused("prctl", &error))?;
-            let is_seen = fs::metadata(format!("/proc/{parent}/stat")).is_ok();
-            if !is_seen || numbers("self").is_none_or(|numbers| numbers.len() < 2) {
-                return Err("/proc does not show there the processes outside: it is mounted with hidepid, or belongs to another namespace".to_owned());
-            }
-            Ok(close)
+    let side = fork::fork()
+        .map_err(|error| refused("no process can be made in a PID namespace", &error))?;
+    if matches!(side, Side::Child) {
+        process::arm_parent_death().map_err(|error| refused("prctl", &error))?;
+        let is_seen = fs::metadata(format!("/proc/{parent}/stat")).is_ok();
+        if !is_seen || numbers("self").is_none_or(|numbers| numbers.len() < 2) {
+            return Err("/proc does not show there the processes outside: it is mounted with hidepid, or belongs to another namespace".to_owned());
         }
     }
+    Ok(side)
 }
 
 /// A user namespace in which this user and this group are what they were, and there are no others; and a PID namespace that belongs to it.
@@ -140,7 +147,7 @@ mod tests {
         let me = std::process::id();
         assert_eq!(me_in_proc(), Some(me));
         assert!(!is_foreign());
-        assert_eq!((to_proc(me), from_proc(me)), (Some(me), Some(me)));
+        assert_eq!((to_proc(me), from_proc([me])), (Some(me), vec![me]));
         assert_eq!(numbers("self").unwrap().last(), Some(&me));
         let pidfd = super::super::pidfd::PidFd::open(me).unwrap();
         assert_eq!(number_in_proc(pidfd.as_fd()), Some(me));

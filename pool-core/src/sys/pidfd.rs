@@ -26,14 +26,9 @@ impl PidFd {
         }
     }
 
-    /// Another descriptor of the same process.
-    pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
-    }
-
     /// The number by which this program can name the process, also if that is in a PID namespace of its own; `None` if it is gone, or /proc is not that of this program's namespace.
     pub(crate) fn number(&self) -> Option<u32> {
-        namespace::number_in_proc(self.0.as_fd()).and_then(namespace::from_proc)
+        namespace::from_proc(namespace::number_in_proc(self.0.as_fd())).pop()
     }
 
     /// One of no process: what is asked of it is answered as if nobody knew.

@@ -51,17 +51,14 @@ struct ForkServer {
 
 /// Goes on as the first process of a PID namespace; says why, and ends, if there is none to be had.
 fn isolate(seen: u32, orders: OwnedFd, ends: OwnedFd) -> (OwnedFd, OwnedFd) {
-    let told = orders.try_clone();
-    let why = match namespace::enter(seen, (orders, ends)) {
+    let (why, (orders, _)) = match namespace::enter(seen, (orders, ends)) {
         Ok(sockets) => return sockets,
-        Err(why) => why,
+        Err(refused) => refused,
     };
     let mut bytes = Vec::new();
     // without an answer, that it has ended is told
-    if let Ok(told) = told
-        && codec::encode(&Answer::Refused(why), &mut bytes, MESSAGE_BYTES as u64).is_ok()
-    {
-        let _ = socket::send_all(told.as_fd(), &bytes);
+    if codec::encode(&Answer::Refused(why), &mut bytes, MESSAGE_BYTES as u64).is_ok() {
+        let _ = socket::send_all(orders.as_fd(), &bytes);
     }
     super::leave(0)
 }
@@ -262,16 +259,12 @@ impl ForkServer {
                 // both sides do it, so that it is done whoever comes first
                 fork::lead_group(pid);
                 failpoint::at("forks.forked");
-                // in a namespace, the pool knows it by another number, which a descriptor tells
-                let opened = PidFd::open(pid).and_then(|pidfd| {
-                    let told = self.is_isolated.then(|| pidfd.try_clone()).transpose()?;
-                    Ok((pidfd, told))
-                });
-                let answer = match opened {
-                    Ok((pidfd, told)) => {
+                let answer = match PidFd::open(pid) {
+                    Ok(pidfd) => {
+                        let told = self.is_isolated.then(|| self.tell_isolated(pid, &pidfd));
                         self.workers.insert(pid, Worker { pidfd, ended: false, told: false });
-                        if let Some(pidfd) = told {
-                            return self.tell_isolated(pid, &pidfd);
+                        if let Some(told) = told {
+                            return told.map(|()| Turn::Next);
                         }
                         Answer::Forked { pid }
                     }
@@ -303,12 +296,12 @@ impl ForkServer {
         }
     }
 
-    fn tell_isolated(&self, pid: u32, pidfd: &OwnedFd) -> io::Result<Turn> {
+    /// In a namespace, the pool knows it by another number, which a descriptor tells.
+    fn tell_isolated(&self, pid: u32, pidfd: &PidFd) -> io::Result<()> {
         let mut bytes = Vec::new();
         codec::encode(&Answer::Forked { pid }, &mut bytes, SHORT_MESSAGE_BYTES as u64)
             .map_err(|_| super::sys_error("an answer"))?;
-        socket::send_with(self.orders.as_fd(), &bytes, &[pidfd.as_raw_fd()])?;
-        Ok(Turn::Next)
+        socket::send_with(self.orders.as_fd(), &bytes, &[pidfd.as_fd().as_raw_fd()]).map(drop)
     }
 
     fn answer(&self, answer: &Answer) -> io::Result<()> {
