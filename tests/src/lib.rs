@@ -11,7 +11,7 @@ mod gate;
 mod program;
 pub mod reply_socket;
 
-pub use case::{Case, ENDINGS, builder, eventually, seats, within};
+pub use case::{Case, ENDINGS, Ending, builder, eventually, seats, within};
 pub use freezer::Freezer;
 pub use gate::{Gate, Ledger};
 pub use program::{Program, Running};
