@@ -108,7 +108,7 @@ pub fn with_cookie(cookie: &str) -> Vec<Process> {
 pub struct Holdings {
     /// Open descriptors.
     pub descriptors: usize,
-    /// Threads.
+    /// Threads that are not ending.
     pub threads: usize,
     /// Children, zombies included.
     pub children: usize,
@@ -121,10 +121,22 @@ pub struct Holdings {
 pub fn holdings(pid: u32) -> Holdings {
     Holdings {
         descriptors: list(&format!("/proc/{pid}/fd")).len(),
-        threads: list(&format!("/proc/{pid}/task")).len(),
+        threads: threads(pid),
         children: children(pid).len(),
         rss_kib: rss_kib(pid),
     }
+}
+
+/// The threads of a process. One that has been joined may be listed for a moment more, but the kernel has marked it.
+fn threads(pid: u32) -> usize {
+    /// Of the kernel's sched.h.
+    const EXITING: u64 = 4;
+    let runs = |thread: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?;
+        let flags = stat.rsplit_once(") ")?.1.split(' ').nth(6)?.parse::<u64>().ok()?;
+        Some(flags & EXITING == 0)
+    };
+    list(&format!("/proc/{pid}/task")).iter().filter(|thread| runs(thread) == Some(true)).count()
 }
 
 /// Resident memory of a process in KiB.
