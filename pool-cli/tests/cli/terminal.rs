@@ -176,7 +176,8 @@ fn row_60_ctrl_z_stops_the_command_and_fg_continues_it() {
     assert!(terminal.outcomes().is_empty());
     terminal.press(b"go on\n");
     terminal.sees("ended ");
-    let outcomes = terminal.ends();
-    assert_eq!(outcomes[..2], ["ok", "ok"], "{outcomes:?}");
-    eventually("the others are reported too", || outcomes.len() == 5);
+    // one of the two may go on first, and have its successor's result written before the other's
+    let mut outcomes = terminal.ends();
+    outcomes.sort();
+    assert_eq!(outcomes, ["failed", "failed", "failed", "ok", "ok"], "three have no gate to read");
 }
