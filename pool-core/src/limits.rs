@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 6;
+pub(crate) const PROTOCOL_VERSION: u32 = 7;
 
 /// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
 pub(crate) const BOOT_BYTES: usize = 2048;
@@ -28,8 +28,10 @@ pub(crate) const FRAME_BYTES: usize = 96 << 10;
 /// Arguments above this size travel through the worker's shared-memory area instead of the message.
 pub(crate) const INLINE_BYTES: usize = 80 << 10;
 
-/// Size of one half of the shared-memory area for big arguments: one half is read while the other is filled.
-pub(crate) const PIECE_BYTES: usize = 512 << 10;
+/// The places of a shared-memory area through which big values pass, and the size of one: some are read while others are filled. Small enough to stay in
+/// a core's cache, large enough that a message for each does not count.
+pub(crate) const PIECES: u8 = 8;
+pub(crate) const PIECE_BYTES: usize = 128 << 10;
 
 /// Shared objects that may travel with one task: each takes a descriptor in the worker, and a process seldom has more than 1024.
 pub(crate) const MAX_ATTACHMENTS: usize = 1000;

@@ -30,8 +30,15 @@ fn echo(bytes: ByteBuf) -> ByteBuf {
     bytes
 }
 
+/// A vector of numbers, which goes as it lies in memory.
+fn echo_plain(bytes: Vec<u8>) -> Vec<u8> {
+    bytes
+}
+
 #[track_caller]
 fn check(pool: &Pool, size: usize) {
+    let plain = pattern(size).into_vec();
+    assert!(pool.apply(echo_plain, (plain.clone(),)) == Ok(plain), "{size} plain");
     assert_eq!(pool.apply(length, (pattern(size),)), Ok((size, true)), "{size} to the worker");
     assert!(pool.apply(pattern, (size,)) == Ok(pattern(size)), "{size} to the parent");
     assert!(pool.apply(echo, (pattern(size),)) == Ok(pattern(size)), "{size} both ways");
@@ -41,8 +48,9 @@ fn check(pool: &Pool, size: usize) {
 fn every_size_around_the_limits_of_the_ways_it_may_take() {
     let case = Case::new();
     let pool = case.pool(1);
-    // inline, ring, message, read buffer, piece, budget: each with its header and its length, give or take
-    for limit in [0, 8 << 10, 32 << 10, 64 << 10, 96 << 10, 128 << 10, 512 << 10, MIB, 2 * MIB] {
+    // inline, ring, message, lane, read buffer, piece, all pieces, budget: each with its header and its length, give or take
+    let limits = [0, 8, 32, 64, 96, 100, 128, 256, 512, 1024, 1024 + 128, 2048];
+    for limit in limits.map(|limit| limit << 10) {
         for size in (limit as i64 - 34..=limit as i64 + 2).filter(|size| *size >= 0) {
             // all of them near the small limits, where frames have their edges
             if limit <= 8 << 10 || size % 8 == 0 || (size - limit as i64).abs() <= 1 {
@@ -101,6 +109,23 @@ fn a_vector_of_numbers_is_no_special_case() {
     assert!(pool.apply(|n: u64| (0..n).collect::<Vec<_>>(), (1_000_000,)) == Ok(numbers));
     let text = "ä".repeat(MIB);
     assert!(pool.apply(|text: String| text, (text.clone(),)) == Ok(text));
+}
+
+#[test]
+fn big_results_that_nobody_waits_for_are_no_obstacle() {
+    for lane in [true, false] {
+        let case = Case::new();
+        let pool = case.builder(2).fast_lane(lane).build().unwrap();
+        let plain = |size: usize| pattern(size).into_vec();
+        let handles: Vec<_> = (1..=8)
+            .map(|i| (i * 3 * MIB, pool.apply_async(plain, (i * 3 * MIB,)).unwrap()))
+            .collect();
+        eventually(SOON, "all are there", || handles.iter().all(|(_, handle)| handle.ready()));
+        for (size, handle) in handles {
+            assert!(handle.get() == Ok(plain(size)), "{size}, lane: {lane}");
+        }
+        assert_eq!(pool.stats().workers_lost, 0);
+    }
 }
 
 #[test]

@@ -150,6 +150,29 @@ fn row_10_a_worker_that_dies_before_it_has_answered_costs_the_task_that_it_had_b
 }
 
 #[test]
+fn row_15_a_worker_that_dies_in_the_middle_of_a_big_result_costs_its_task_and_shows_no_part_of_it()
+{
+    each(&["worker.piece"], |places, place, action| {
+        let case = Case::new();
+        let pool = places.builder(&case, 2).build().unwrap();
+        places.set(place, action);
+        let make = |size: usize| vec![7_u8; size];
+        let sizes = [3 << 20, 10, 300 << 10, 5 << 20];
+        let handles = sizes.map(|size| pool.apply_async(make, (size,)).unwrap());
+        let outcomes = handles.map(pool_core::AsyncResult::get);
+        let lost = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        assert_eq!(lost, 1, "{action} at {place}");
+        for (size, outcome) in sizes.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(bytes) => assert!(bytes == vec![7; size], "{size}"),
+                Err(TaskError::WorkerLost { .. }) => assert!(size > 100 << 10, "{size}"),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
 fn row_10_with_retries_it_is_run_again() {
     let places = ["worker.started", "worker.called", "worker.finished"];
     each(&places, |places, place, action| {

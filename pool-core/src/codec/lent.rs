@@ -1,4 +1,4 @@
-//! Large vectors of numbers as arguments, sent from where they lie: encoding them would take as much memory once more, and the time to fill it.
+//! Large vectors of numbers as arguments and results, sent from where they lie: encoding them would take as much memory once more, and the time to fill it.
 
 use std::any::Any;
 use std::fmt;
@@ -14,6 +14,7 @@ pub(crate) struct Lent(Arc<dyn Numbers>);
 
 trait Numbers: Send + Sync {
     fn bytes(&self) -> &[u8];
+    fn count(&self) -> usize;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
@@ -24,13 +25,17 @@ impl<T: Pod + Send + Sync> Numbers for Holder<T> {
         bytemuck::cast_slice(&self.0)
     }
 
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
         self
     }
 }
 
 impl Lent {
-    /// Takes the vector out of arguments that are nothing but one, if it has more than so many bytes.
+    /// Takes the vector out of a tuple of nothing but one, if it has more than so many bytes.
     pub(crate) fn take<T: 'static>(args: &mut T, more_than: usize) -> Option<Lent> {
         if cfg!(target_endian = "big") {
             return None;
@@ -68,6 +73,18 @@ impl Lent {
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.bytes()
     }
+
+    /// How long it is when it is encoded.
+    pub(crate) fn encoded_len(&self) -> usize {
+        8 + self.bytes().len()
+    }
+
+    /// Appends it as any vector is encoded.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve_exact(self.encoded_len());
+        out.extend_from_slice(&(self.0.count() as u64).to_le_bytes());
+        out.extend_from_slice(self.bytes());
+    }
 }
 
 impl fmt::Debug for Lent {
@@ -88,6 +105,10 @@ mod tests {
         let lent = Lent::take(&mut args, 799).unwrap();
         assert_eq!(lent.bytes(), bytemuck::cast_slice::<f64, u8>(&args_before));
         assert_eq!(args, (vec![],));
+        let (mut quick, mut slow) = (vec![7], vec![7]);
+        lent.encode(&mut quick);
+        crate::codec::encode_value(&args_before, &mut slow, u64::MAX).unwrap();
+        assert!(quick == slow && quick.len() == 1 + lent.encoded_len());
         lent.give_back(&mut args);
         assert_eq!(args, (vec![1.5f64; 100],));
         assert!(Lent::take(&mut (vec!["text"],), 0).is_none());

@@ -66,7 +66,7 @@ pub(crate) fn decode_value<T: DeserializeOwned + 'static>(encoded: &[u8]) -> Res
     }
 }
 
-/// Arguments that are nothing but a vector of numbers, made of the bytes of these; `None` if they are something else.
+/// A tuple of nothing but a vector of numbers, made of the bytes of these; `None` if it is something else.
 #[inline]
 pub(crate) fn decode_numbers<T: 'static>(bytes: Vec<u8>) -> Option<T> {
     plain::decode_owned(bytes)
@@ -230,6 +230,15 @@ mod tests {
             assert!(decode_onto::<u64>(&claim(len), &mut Vec::new()).is_err());
         }
         assert_eq!(decode_value::<Vec<u64>>(&claim(2)).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn bytes_of_numbers_are_such_numbers_or_nothing() {
+        let bytes = vec![1, 0, 0, 0, 2, 0, 0, 0];
+        assert_eq!(decode_numbers::<(Vec<u32>,)>(bytes.clone()), Some((vec![1, 2],)));
+        assert_eq!(decode_numbers::<(Vec<u8>,)>(bytes.clone()), Some((bytes.clone(),)));
+        assert_eq!(decode_numbers::<(Vec<u128>,)>(bytes.clone()), None, "half a number");
+        assert_eq!(decode_numbers::<(String,)>(bytes), None);
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub(super) fn decode<T: 'static>(encoded: &[u8]) -> Option<T> {
     None
 }
 
-/// Makes arguments that are nothing but a vector of numbers of the bytes of these; `None` for others.
+/// Makes a value that is nothing but a vector of numbers, as the only field of a tuple, of the bytes of these; `None` for others, and if they are none.
 #[inline]
 pub(super) fn decode_owned<T: 'static>(bytes: Vec<u8>) -> Option<T> {
     let mut value: Option<T> = None;
@@ -96,7 +96,8 @@ pub(super) fn decode_owned<T: 'static>(bytes: Vec<u8>) -> Option<T> {
     macro_rules! one {
         ($number:ty) => {
             if let Some(single) = target.downcast_mut::<Option<(Vec<$number>,)>>() {
-                *single = Some((numbers(&bytes),));
+                *single =
+                    bytes.len().is_multiple_of(size_of::<$number>()).then(|| (numbers(&bytes),));
                 return value;
             }
         };

@@ -135,7 +135,7 @@ impl Core {
     ) -> bool {
         let Some(link) = self.process_mut(worker) else { return true };
         match (header.kind, link.stage) {
-            (Kind::Done | Kind::Fault, Stage::Ready) => {
+            (Kind::Done | Kind::Numbers | Kind::Fault, Stage::Ready) => {
                 self.on_reply(worker, header, body, now, effects)
             }
             (Kind::Bell, Stage::Ready) => true, // the lane is read in any case
@@ -165,7 +165,7 @@ impl Core {
             }
             (Kind::Finalized | Kind::FinalizerFailed, Stage::Ready) if link.finalizing => {
                 link.finalizing = false;
-                let Some(outcome) = self.outcome(header.kind == Kind::Finalized, body) else {
+                let Some(outcome) = self.outcome(header.kind, body) else {
                     return false;
                 };
                 self.finalized.push(outcome);
@@ -198,7 +198,7 @@ impl Core {
     ) -> bool {
         let Header { kind, lease, elapsed_ns, .. } = header;
         // first: a task ends only by a reply that says something
-        let Some(outcome) = self.outcome(kind == Kind::Done, body) else { return false };
+        let Some(outcome) = self.outcome(kind, body) else { return false };
         failpoint::at("parent.reply");
         match self.sched.reply(worker, lease, elapsed_ns, now) {
             Reply::Settles(task) => self.settle_replied(task, outcome, elapsed_ns, now, effects),
@@ -213,12 +213,15 @@ impl Core {
     }
 
     /// What the body of a frame says; `None` if it says nothing.
-    fn outcome(&self, is_value: bool, body: SmallBytes) -> Option<Outcome> {
-        if is_value {
-            return Some(Ok(Value::Encoded(body)));
+    fn outcome(&self, kind: Kind, body: SmallBytes) -> Option<Outcome> {
+        match kind {
+            Kind::Done | Kind::Finalized => Some(Ok(Value::Encoded(body))),
+            Kind::Numbers => Some(Ok(Value::Numbers(body.into_vec()))),
+            _ => {
+                let fault = codec::decode::<Fault>(&body).ok()?;
+                Some(Err(Box::new(fault.into_error(self.settings.max_result))))
+            }
         }
-        let fault = codec::decode::<Fault>(&body).ok()?;
-        Some(Err(Box::new(fault.into_error(self.settings.max_result))))
     }
 
     /// A worker that has answered may have grown too large.

@@ -24,7 +24,7 @@ use crate::sys::process::image_id;
 use crate::sys::signal::GroupSignal;
 use crate::task::callee::Callee;
 use crate::task::entry::Fault;
-use crate::transport::lane::Need;
+use crate::transport::agreement::Need;
 use crate::transport::replies::Round;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -119,6 +119,13 @@ impl SharedBlock {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "inside the block and aligned");
         // SAFETY: inside the mapping, aligned (the mapping starts at a page), and only accessed atomically by both sides.
         unsafe { AtomicU64::from_ptr(self.start.add(offset).as_ptr().cast()) }
+    }
+
+    /// The 32-bit word at `offset`, of which the same holds.
+    pub(crate) fn half_word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "inside the block and aligned");
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(self.start.add(offset).as_ptr().cast()) }
     }
 
     /// Copies `bytes` into the block.

@@ -146,6 +146,12 @@ pub(crate) fn wait_for(fd: BorrowedFd<'_>, ready: Ready, limit: Duration) -> io:
     }
 }
 
+/// Whether the other end of a stream is gone.
+pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+}
+
 /// Waits until the stream is readable or at its end or the bell rings, at most `timeout_ns` (`None`: for ever), or a signal came. Returns whether
 /// the bell was rung.
 pub(crate) fn wait_either(

@@ -242,8 +242,8 @@ where
 {
     match value {
         Value::Encoded(bytes) => decode_bytes(&bytes, limit, whole),
-        direct @ Value::Direct(_) => {
-            whole.append(direct.open(|_| Ok(Chunk::of_values(Vec::new())))?);
+        other @ (Value::Direct(_) | Value::Numbers(_)) => {
+            whole.append(other.open(|_| Ok(Chunk::of_values(Vec::new())))?);
             Ok(())
         }
     }

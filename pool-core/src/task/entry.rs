@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::callee::instance;
 use super::{TaskFn, panics};
 use crate::attach;
-use crate::codec::{self, Unencodable};
+use crate::codec::{self, Lent, Unencodable};
 use crate::error::{Oversize, TaskError};
 
 /// The usual reason.
@@ -24,11 +24,14 @@ pub(crate) struct Output<'a> {
     pub(crate) limit: u64,
     /// The arguments, if they are nothing but a large vector of numbers, which is handed over: its bytes. The input is empty then.
     pub(crate) numbers: Option<Vec<u8>>,
+    /// Results that are nothing but a vector of numbers with more bytes than this are put into `lent` as they are.
+    pub(crate) lend_above: usize,
+    pub(crate) lent: Option<Lent>,
 }
 
 impl<'a> Output<'a> {
     pub(crate) fn new(bytes: &'a mut Vec<u8>, limit: u64) -> Output<'a> {
-        Output { bytes, limit, numbers: None }
+        Output { bytes, limit, numbers: None, lend_above: usize::MAX, lent: None }
     }
 }
 
@@ -81,8 +84,13 @@ where
 {
     let handed_over = out.numbers.take().and_then(codec::decode_numbers::<Args>);
     let args = handed_over.map_or_else(|| decode_args::<F, Args>(input), Ok)?;
-    let result = instance::<F>().call(args).map_err(failed)?;
-    let encode = || codec::encode_value(&result, out.bytes, out.limit);
+    let mut result = (instance::<F>().call(args).map_err(failed)?,);
+    if let Some(lent) = Lent::take(&mut result, out.lend_above) {
+        let size = (out.bytes.len() + lent.encoded_len()) as u64;
+        out.lent = Some(lent);
+        return if size > out.limit { Err(Fault::TooLarge(size)) } else { Ok(()) };
+    }
+    let encode = || codec::encode_value(&result.0, out.bytes, out.limit);
     attach::returning(encode).map_err(unencodable::<F::Output>)
 }
 

@@ -8,6 +8,7 @@ use super::callee::instance;
 use super::chunk::{self, Chunk};
 use super::entry::{Fault, failed};
 use super::{TaskFn, panics};
+use crate::codec;
 use crate::error::TaskError;
 use crate::primitives::{Mutex, lock, unharmed};
 use crate::small_bytes::SmallBytes;
@@ -16,6 +17,8 @@ use crate::small_bytes::SmallBytes;
 pub(crate) enum Value {
     /// The bytes of an encoded value.
     Encoded(SmallBytes),
+    /// The bytes of the items of a vector of numbers.
+    Numbers(Vec<u8>),
     /// The value itself: of the type that the handle knows.
     Direct(Box<dyn Any + Send>),
 }
@@ -39,18 +42,27 @@ impl Value {
     ) -> Result<R, TaskError> {
         match self {
             Value::Encoded(bytes) => decode(&bytes),
+            Value::Numbers(bytes) => {
+                let numbers = codec::decode_numbers::<(R,)>(bytes);
+                numbers.map(|(value,)| value).ok_or_else(another_type)
+            }
             Value::Direct(value) => match value.downcast::<R>() {
                 Ok(value) => Ok(*value),
-                Err(_) => Err(TaskError::Decode("the result is of another type".to_owned())),
+                Err(_) => Err(another_type()),
             },
         }
     }
+}
+
+fn another_type() -> TaskError {
+    TaskError::Decode("the result is of another type".to_owned())
 }
 
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Value::Encoded(_) => "Encoded(..)",
+            Value::Numbers(_) => "Numbers(..)",
             Value::Direct(_) => "Direct(..)",
         })
     }

@@ -1,19 +1,21 @@
 //! The shared memory of the pool and one worker process: the [status page](super::status), two [lanes](super::lane) for small tasks and small replies,
-//! and the area through which big arguments pass.
+//! and two areas through which big arguments and big results pass in pieces.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::lane::{self, Lane};
+use super::results::{self, Results};
 use super::status::{self, StatusPage};
-use crate::limits::PIECE_BYTES;
+use crate::limits::{PIECE_BYTES, PIECES};
 use crate::sys::memory::SharedBlock;
 
 const REPLIES: usize = status::LEN.next_multiple_of(4096);
 const TASKS: usize = REPLIES + lane::LEN;
-const AREA: usize = TASKS + lane::LEN;
-const LEN: usize = AREA + 2 * PIECE_BYTES;
+const RESULTS: usize = TASKS + lane::LEN;
+const ARGUMENTS: usize = RESULTS + results::LEN;
+const LEN: usize = ARGUMENTS + PIECES as usize * PIECE_BYTES;
 
 /// One side's view of the block.
 #[derive(Debug)]
@@ -46,23 +48,32 @@ impl WorkerBlock {
         Lane::new(Arc::clone(&self.0), TASKS)
     }
 
-    /// Parent: puts a piece of a big argument into a half of the area.
-    pub(crate) fn put_piece(&self, half: u8, bytes: &[u8]) {
-        assert!(bytes.len() <= PIECE_BYTES, "a piece fits into its half");
-        self.0.write(AREA + usize::from(half & 1) * PIECE_BYTES, bytes);
+    /// The way of big results.
+    pub(crate) fn results(&self) -> Results {
+        Results::new(Arc::clone(&self.0), RESULTS)
     }
 
-    /// Writes what only a worker that has lost its mind would, anywhere in front of the area.
+    /// Parent: puts a piece of a big argument into the area.
+    pub(crate) fn put_piece(&self, place: u8, bytes: &[u8]) {
+        assert!(bytes.len() <= PIECE_BYTES, "a piece fits into its place");
+        self.0.write(WorkerBlock::argument(place), bytes);
+    }
+
+    /// Writes what only a worker that has lost its mind would, anywhere in front of the areas.
     #[cfg(test)]
     pub(crate) fn scribble(&self, at: usize, bytes: &[u8]) {
-        let at = at % AREA;
-        self.0.write(at, &bytes[..bytes.len().min(AREA - at)]);
+        let at = at % RESULTS;
+        self.0.write(at, &bytes[..bytes.len().min(RESULTS - at)]);
     }
 
     /// Worker: takes a piece out. `out` has the capacity for it.
-    pub(crate) fn take_piece(&self, half: u8, len: u32, out: &mut Vec<u8>) {
+    pub(crate) fn take_piece(&self, place: u8, len: u32, out: &mut Vec<u8>) {
         let len = (len as usize).min(PIECE_BYTES);
-        self.0.read_into(AREA + usize::from(half & 1) * PIECE_BYTES, len, out);
+        self.0.read_into(WorkerBlock::argument(place), len, out);
+    }
+
+    fn argument(place: u8) -> usize {
+        ARGUMENTS + usize::from(place % PIECES) * PIECE_BYTES
     }
 }
 

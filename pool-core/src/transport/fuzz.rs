@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 
+use super::agreement::Need;
 use super::block::WorkerBlock;
-use super::lane::{self, LaneReader, Need};
+use super::lane::{self, LaneReader};
 use super::replies::{ReplyReader, Round};
 use crate::codec;
 use crate::mutate;
@@ -19,7 +20,7 @@ type Frames = Vec<(Header, Vec<u8>)>;
 /// What a reader makes of bytes that arrive in these chunks.
 fn read(page: &WorkerBlock, chunks: &[&[u8]]) -> (Frames, Result<Round, Malformed>) {
     let (ours, theirs) = socket::stream_pair().unwrap();
-    let mut reader = ReplyReader::new(page.replies(), MAX_RESULT);
+    let mut reader = ReplyReader::new(page, MAX_RESULT);
     let (mut buffer, mut frames) = (Vec::new(), Vec::new());
     let mut read = || {
         reader.read(ours.as_fd(), Some(Need::Now), &mut buffer, |header, body| {
@@ -95,7 +96,7 @@ fn any_bytes_in_the_lane_are_refused_or_frames() {
         lane.scribble(bytes.len() as u64, 0, bytes);
         let (ours, _theirs) = socket::stream_pair().unwrap();
         let (mut buffer, mut frames) = (Vec::new(), Vec::new());
-        let mut reader = ReplyReader::new(page.replies(), MAX_RESULT);
+        let mut reader = ReplyReader::new(&page, MAX_RESULT);
         // whatever it says, it says it without a panic
         let _ = reader.read(ours.as_fd(), Some(Need::Now), &mut buffer, |header, body| {
             frames.push((header, body.into_vec()));

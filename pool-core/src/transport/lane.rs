@@ -12,8 +12,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Release, SeqCst};
+#[cfg(test)]
+use std::sync::atomic::Ordering::SeqCst;
 
+use super::agreement::{Need, Word, ask, is_asked};
 use crate::limits::FRAME_BYTES;
 use crate::sys::memory::SharedBlock;
 use crate::wire::from_worker::Malformed;
@@ -31,53 +33,7 @@ const BYTES: usize = 4096;
 pub(crate) const LEN: usize = BYTES + RING as usize;
 
 /// Messages larger than this go another way.
-const LARGEST: usize = FRAME_BYTES + 4096;
-
-/// The steps by which writer and reader agree on what is there and who is told, with their orderings: for all kinds of words, because the model has one
-/// that loom knows.
-trait Word {
-    /// Sees all that was written before the value.
-    fn get(&self) -> u64;
-    /// Shows all that was written before.
-    fn put(&self, value: u64);
-    /// In one order with all other steps of these names.
-    fn put_in_order(&self, value: u64);
-    fn get_in_order(&self) -> u64;
-    fn take_in_order(&self) -> u64;
-}
-
-impl Word for AtomicU64 {
-    fn get(&self) -> u64 {
-        self.load(Acquire)
-    }
-
-    fn put(&self, value: u64) {
-        self.store(value, Release);
-    }
-
-    fn put_in_order(&self, value: u64) {
-        self.store(value, SeqCst);
-    }
-
-    fn get_in_order(&self) -> u64 {
-        self.load(SeqCst)
-    }
-
-    fn take_in_order(&self) -> u64 {
-        self.swap(0, SeqCst)
-    }
-}
-
-/// The reader asks for the bell; `false`: something has come before the writer could know.
-fn ask(listens: &impl Word, written: &impl Word, read: u64, need: Need) -> bool {
-    listens.put_in_order(need as u64);
-    written.get_in_order() == read
-}
-
-/// The writer, behind what it has published: whether it has to ring. Asking takes the wish away.
-fn is_asked(listens: &impl Word, need: Need) -> bool {
-    listens.get_in_order() >= need as u64 && listens.take_in_order() != 0
-}
+pub(crate) const LARGEST: usize = FRAME_BYTES + 4096;
 
 /// A ring in its block.
 #[derive(Debug)]
@@ -117,16 +73,6 @@ impl Lane {
         let offset = position & (RING - 1);
         (offset as usize, len.min(RING - offset) as usize)
     }
-}
-
-/// How soon the bell is to be rung.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u64)]
-pub(crate) enum Need {
-    /// When the writer has nothing else to do.
-    Sometime = 1,
-    /// At once: somebody waits.
-    Now = 2,
 }
 
 /// The reader's side.

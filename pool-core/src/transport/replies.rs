@@ -1,14 +1,20 @@
-//! Worker → parent: frames over a stream socket, small ones by the [lane](super::lane). The parent reads without blocking, checks every length before it believes it,
+//! Worker → parent: frames over a stream socket, small ones by the [lane](super::lane), big results by [their area](super::results). The parent reads without blocking, checks every length before it believes it,
 //! and holds no more memory for a worker than what has been received from it plus one read.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::lane::{Lane, LaneProbe, LaneReader, Need};
+use super::agreement::Need;
+use super::block::WorkerBlock;
+use super::lane::{LaneProbe, LaneReader};
+use super::results::ResultsReader;
 use crate::limits::{READ_BUDGET_BYTES, READ_BUFFER_BYTES};
 use crate::small_bytes::SmallBytes;
-use crate::sys::socket;
+use crate::sys::{memory, socket};
 use crate::wire::from_worker::{HEADER, Header, Kind, Malformed};
+
+/// The length up to which a result's announcement is believed as far as addresses go.
+const ANNOUNCED: u64 = 1 << 30;
 
 /// Puts the parts of a stream together again.
 #[derive(Debug)]
@@ -18,6 +24,9 @@ pub(crate) struct ReplyReader {
     /// A frame larger than one read, whose body grows as it arrives.
     large: Option<(Header, Vec<u8>)>,
     lane: LaneReader,
+    results: ResultsReader,
+    /// A result that comes in pieces.
+    in_pieces: Option<(Header, Vec<u8>)>,
     max_result: u64,
 }
 
@@ -33,14 +42,22 @@ pub(crate) enum Round {
 }
 
 impl ReplyReader {
-    pub(crate) fn new(lane: Lane, max_result: u64) -> ReplyReader {
-        let lane = LaneReader::new(lane);
-        ReplyReader { partial: Vec::new(), large: None, lane, max_result }
+    pub(crate) fn new(block: &WorkerBlock, max_result: u64) -> ReplyReader {
+        ReplyReader {
+            partial: Vec::new(),
+            large: None,
+            lane: LaneReader::new(block.replies()),
+            results: ResultsReader::new(block.results()),
+            in_pieces: None,
+            max_result,
+        }
     }
 
     /// Bytes of a frame that has not arrived whole.
     pub(crate) fn incomplete(&self) -> usize {
-        self.partial.len() + self.large.as_ref().map_or(0, |(_, body)| body.len())
+        let arrived =
+            |of: &Option<(Header, Vec<u8>)>| of.as_ref().map_or(0, |(_, body)| body.len());
+        self.partial.len() + arrived(&self.large) + arrived(&self.in_pieces)
     }
 
     /// Reads what is there on both ways, the lane to its end.
@@ -85,11 +102,11 @@ impl ReplyReader {
         let mut budget = READ_BUDGET_BYTES;
         loop {
             let mut available = self.lane.available()?;
-            while available > 0 {
+            while available > 0 && budget > 0 {
                 // only whole frames are published
-                let len = self.take_frame(available, &mut take)?;
+                let (len, copied) = self.take_frame(available, &mut take)?;
                 available -= len;
-                budget = budget.saturating_sub(len as usize);
+                budget = budget.saturating_sub(copied);
             }
             self.lane.release();
             // a worker that only says that something is there gets no more rounds than one that says something
@@ -106,26 +123,75 @@ impl ReplyReader {
         }
     }
 
-    /// Copies a frame out of the lane, the header before it is looked at; gives its length.
+    /// Copies a frame out of the lane, the header before it is looked at; gives its length there, and how many bytes were copied.
     fn take_frame(
         &mut self,
         available: u64,
         take: &mut impl FnMut(Header, SmallBytes),
-    ) -> Result<u64, Malformed> {
+    ) -> Result<(u64, usize), Malformed> {
         let mut header = [0; HEADER];
         if available < HEADER as u64 {
             return Err(Malformed);
         }
         self.lane.take(&mut header);
         let header = Header::decode(&header, self.max_result)?;
-        let is_reply = matches!(header.kind, Kind::Done | Kind::Fault);
-        if !is_reply || header.len > available - HEADER as u64 {
+        let len = header.len as usize;
+        let copied = match header.kind {
+            Kind::Done | Kind::Fault if header.len <= available - HEADER as u64 => {
+                let few = SmallBytes::few(len, |bytes| self.lane.take(bytes));
+                take(header, few.unwrap_or_else(|| self.lane.take_vec(len).into()));
+                return Ok((HEADER as u64 + header.len, HEADER + len));
+            }
+            Kind::Large | Kind::Numbers => {
+                self.begin_pieces(header)?;
+                0
+            }
+            Kind::Piece => {
+                self.take_piece(len, take)?;
+                len
+            }
+            Kind::PieceTaken => {
+                take(header, SmallBytes::from(&[][..]));
+                0
+            }
+            _ => return Err(Malformed),
+        };
+        Ok((HEADER as u64, HEADER + copied))
+    }
+
+    fn begin_pieces(&mut self, header: Header) -> Result<(), Malformed> {
+        if self.in_pieces.is_some() || header.len == 0 {
             return Err(Malformed);
         }
-        let len = header.len as usize;
-        let few = SmallBytes::few(len, |bytes| self.lane.take(bytes));
-        take(header, few.unwrap_or_else(|| self.lane.take_vec(len).into()));
-        Ok(HEADER as u64 + header.len)
+        self.in_pieces = Some((header, Vec::new()));
+        Ok(())
+    }
+
+    /// Copies a piece out of the area, and hands out the result if it was the last one.
+    fn take_piece(
+        &mut self,
+        len: usize,
+        take: &mut impl FnMut(Header, SmallBytes),
+    ) -> Result<(), Malformed> {
+        let (header, mut body) = self.in_pieces.take().ok_or(Malformed)?;
+        let missing = header.len - body.len() as u64;
+        if len == 0 || len as u64 > missing {
+            return Err(Malformed);
+        }
+        if body.capacity() - body.len() < len {
+            // addresses: memory is taken by what arrives
+            let room = missing.min((body.len() as u64).max(ANNOUNCED));
+            body.try_reserve_exact(room as usize).map_err(|_| Malformed)?;
+            memory::take_huge_pages(&mut body);
+        }
+        self.results.take(len, &mut body);
+        if (body.len() as u64) < header.len {
+            self.in_pieces = Some((header, body));
+        } else {
+            let kind = if header.kind == Kind::Large { Kind::Done } else { header.kind };
+            take(Header { kind, ..header }, SmallBytes::from(body));
+        }
+        Ok(())
     }
 
     /// Reads what is there on the socket, at most [`READ_BUDGET_BYTES`], and hands each complete frame to `take`. `buffer` is lent: one for
@@ -184,7 +250,7 @@ impl ReplyReader {
     ) -> Result<(), Malformed> {
         let mut rest = parse(bytes, self.max_result, take)?;
         if let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
-            let header = Header::decode(header, self.max_result)?;
+            let header = decode(header, self.max_result)?;
             if header.len as usize > READ_BUFFER_BYTES / 2 {
                 self.large = Some((header, body.to_vec()));
                 rest = &[];
@@ -196,6 +262,13 @@ impl ReplyReader {
     }
 }
 
+/// A header on the socket.
+fn decode(bytes: &[u8; HEADER], max_result: u64) -> Result<Header, Malformed> {
+    let header = Header::decode(bytes, max_result)?;
+    let is_of_lane = matches!(header.kind, Kind::Large | Kind::Numbers | Kind::Piece);
+    if is_of_lane { Err(Malformed) } else { Ok(header) }
+}
+
 /// Hands out the complete frames and gives what is left.
 fn parse<'a>(
     bytes: &'a [u8],
@@ -204,7 +277,7 @@ fn parse<'a>(
 ) -> Result<&'a [u8], Malformed> {
     let mut rest = bytes;
     while let Some((header, body)) = rest.split_first_chunk::<HEADER>() {
-        let header = Header::decode(header, max_result)?;
+        let header = decode(header, max_result)?;
         if (body.len() as u64) < header.len {
             break;
         }
@@ -229,6 +302,7 @@ fn receive_large(fd: BorrowedFd<'_>, len: u64, body: &mut Vec<u8>) -> io::Result
 mod tests {
     use super::*;
     use crate::ids::Lease;
+    use crate::limits::PIECE_BYTES;
     use proptest::prelude::*;
     use std::os::fd::AsFd;
 
@@ -242,7 +316,7 @@ mod tests {
 
     fn reader() -> ReplyReader {
         let (page, _fd) = crate::transport::block::WorkerBlock::create().unwrap();
-        ReplyReader::new(page.replies(), 1 << 40)
+        ReplyReader::new(&page, 1 << 40)
     }
 
     /// Sends `chunks` one after the other, reading after each, then closes; returns the bodies.
@@ -297,6 +371,78 @@ mod tests {
         assert_eq!(round, Ok(Round::Drained));
         let (_, body) = reader.large.as_ref().unwrap();
         assert!(body.capacity() <= 1000 + READ_BUFFER_BYTES, "{}", body.capacity());
+    }
+
+    /// What a reader makes of headers and pieces in the lane, in this order.
+    fn by_lane(headers: &[(Kind, u64)]) -> (Vec<(Kind, u64)>, Result<Round, Malformed>) {
+        let (block, _fd) = WorkerBlock::create().unwrap();
+        let mut reader = ReplyReader::new(&block, 1 << 20);
+        let mut lane = crate::transport::lane::LaneWriter::new(block.replies());
+        for &(kind, len) in headers {
+            assert!(lane.publish(&Header { len, ..Header::new(kind) }.encode(), 0));
+        }
+        let mut frames = Vec::new();
+        let mut round = Ok(Round::Budget);
+        while round == Ok(Round::Budget) {
+            round = reader.read_lane(None, |header, body| {
+                assert_eq!(header.len, body.len() as u64);
+                frames.push((header.kind, header.len));
+            });
+        }
+        (frames, round)
+    }
+
+    #[test]
+    fn a_big_result_is_handed_out_when_its_last_piece_is_there() {
+        let piece = PIECE_BYTES as u64;
+        let all = [
+            (Kind::Numbers, piece + 5),
+            (Kind::Piece, piece),
+            (Kind::PieceTaken, 0),
+            (Kind::Done, 0),
+            (Kind::Piece, 5),
+            (Kind::Large, 1),
+            (Kind::Piece, 1),
+        ];
+        let frames =
+            [(Kind::PieceTaken, 0), (Kind::Done, 0), (Kind::Numbers, piece + 5), (Kind::Done, 1)];
+        assert_eq!(by_lane(&all), (frames.to_vec(), Ok(Round::Drained)));
+        // only whole results are handed out
+        assert_eq!(by_lane(&all[..2]), (vec![], Ok(Round::Drained)));
+    }
+
+    #[test]
+    fn pieces_that_belong_nowhere_are_refused() {
+        let piece = PIECE_BYTES as u64;
+        let wrong: [&[(Kind, u64)]; 7] = [
+            &[(Kind::Piece, 1)],
+            &[(Kind::Numbers, 10), (Kind::Piece, 11)],
+            &[(Kind::Numbers, 10), (Kind::Piece, 0)],
+            &[(Kind::Numbers, 10), (Kind::Numbers, 10)],
+            &[(Kind::Large, 0)],
+            &[(Kind::Large, (1 << 20) + 1)],
+            &[(Kind::Large, 1 << 20), (Kind::Piece, piece + 1)],
+        ];
+        for headers in wrong {
+            assert_eq!(by_lane(headers), (vec![], Err(Malformed)), "{headers:?}");
+        }
+        for kind in [Kind::Large, Kind::Numbers, Kind::Piece] {
+            let (_, end) = pass(&[&frame(kind, 1, b"on the socket")]);
+            assert_eq!(end, Err(Malformed), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_announces_pieces_without_end_gets_no_more_than_its_round() {
+        let (block, _fd) = WorkerBlock::create().unwrap();
+        let mut reader = ReplyReader::new(&block, 1 << 40);
+        let mut lane = crate::transport::lane::LaneWriter::new(block.replies());
+        let mut publish =
+            |kind, len: u64| lane.publish(&Header { len, ..Header::new(kind) }.encode(), 0);
+        assert!(publish(Kind::Large, 1 << 39));
+        while publish(Kind::Piece, PIECE_BYTES as u64) {}
+        assert_eq!(reader.read_lane(None, |_, _| panic!("incomplete")), Ok(Round::Budget));
+        assert!(reader.incomplete() <= READ_BUDGET_BYTES + PIECE_BYTES, "{}", reader.incomplete());
     }
 
     proptest! {

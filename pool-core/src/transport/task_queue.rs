@@ -5,7 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::lane::{Lane, LaneReader, LaneWriter, Need};
+use super::agreement::Need;
+use super::lane::{Lane, LaneReader, LaneWriter};
 use super::tasks::{TaskReceiver, TaskSender, Unsent};
 use crate::limits::SPIN_NS;
 use crate::spin::Spin;

@@ -10,7 +10,7 @@
 //! | 16..24 | nanoseconds that the task took |
 
 use crate::ids::Lease;
-use crate::limits::FAULT_BYTES;
+use crate::limits::{FAULT_BYTES, PIECE_BYTES};
 
 /// Length of a header.
 pub(crate) const HEADER: usize = 24;
@@ -29,7 +29,7 @@ pub(crate) enum Kind {
     Fault = 4,
     /// The initializer's encoded fault. The worker leaves.
     InitFailed = 5,
-    /// A half of the shared area has been read and may be filled again.
+    /// A place of the shared area has been read and may be filled again.
     PieceTaken = 6,
     /// The program runs as a worker but never called `init()`.
     NotInitialized = 7,
@@ -43,6 +43,12 @@ pub(crate) enum Kind {
     Printed = 11,
     /// What of its sandbox it could not apply: encoded texts, between the hello and the rest.
     Unconfined = 12,
+    /// In the lane: the task's encoded result, of this length, comes in pieces.
+    Large = 13,
+    /// In the lane: the task's result is a vector of numbers, whose bytes, so many, come in pieces.
+    Numbers = 14,
+    /// In the lane: the next piece lies in the area of results.
+    Piece = 15,
 }
 
 /// The fixed part of a frame.
@@ -93,11 +99,15 @@ impl Header {
             10 => Kind::FinalizerFailed,
             11 => Kind::Printed,
             12 => Kind::Unconfined,
+            13 => Kind::Large,
+            14 => Kind::Numbers,
+            15 => Kind::Piece,
             _ => return Err(Malformed),
         };
         let len = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
         let longest = match kind {
-            Kind::Done | Kind::Finalized => max_result,
+            Kind::Done | Kind::Finalized | Kind::Large | Kind::Numbers => max_result,
+            Kind::Piece => PIECE_BYTES as u64,
             Kind::Fault
             | Kind::Printed
             | Kind::Unconfined
@@ -123,7 +133,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn version_2_looks_like_this() {
+    fn a_header_looks_like_this() {
         let header = Header {
             kind: Kind::Done,
             lease: Lease { slot: 258, generation: 7 },

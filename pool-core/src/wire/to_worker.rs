@@ -4,7 +4,7 @@
 //! |---|---|
 //! | task | slot u16, generation u32, callee i64, length u32, input |
 //! | big task | slot u16, generation u32, callee i64, length u64, u8: 1 if it is the bytes of a vector of numbers; the input follows in pieces |
-//! | piece | half of the shared area u8, length u32 |
+//! | piece | place in the shared area u8, length u32 |
 //! | initializer | callee i64, length u32, input |
 //! | finalizer | callee i64, length u32, input |
 //! | attached | number u32 of descriptors that travel with the next task, big task or initializer |
@@ -21,8 +21,8 @@ pub(crate) enum ToWorker<'a> {
     Task { lease: Lease, callee: Callee, input: &'a [u8] },
     /// Run this when all its pieces are there.
     BigTask { lease: Lease, callee: Callee, len: u64, numbers: bool },
-    /// The next piece of the big task's input lies in this half of the shared area.
-    Piece { half: u8, len: u32 },
+    /// The next piece of the big task's input lies at this place of the shared area.
+    Piece { place: u8, len: u32 },
     /// Run this once before the first task.
     Initialize { callee: Callee, input: &'a [u8] },
     /// Run this after the last task, and tell its result.
@@ -62,8 +62,8 @@ pub(crate) fn push(record: &ToWorker<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&len.to_le_bytes());
             out.push(u8::from(numbers));
         }
-        ToWorker::Piece { half, len } => {
-            out.extend_from_slice(&[PIECE, half]);
+        ToWorker::Piece { place, len } => {
+            out.extend_from_slice(&[PIECE, place]);
             out.extend_from_slice(&len.to_le_bytes());
         }
         ToWorker::Initialize { callee, input } => {
@@ -118,8 +118,8 @@ impl<'a> Iterator for Records<'a> {
                 ToWorker::BigTask { lease, callee, len, numbers: numbers != 0 }
             }
             PIECE => {
-                let [half] = take(&mut rest)?;
-                ToWorker::Piece { half, len: u32::from_le_bytes(take(&mut rest)?) }
+                let [place] = take(&mut rest)?;
+                ToWorker::Piece { place, len: u32::from_le_bytes(take(&mut rest)?) }
             }
             INITIALIZE => {
                 let callee = take_callee(&mut rest)?;
@@ -178,7 +178,7 @@ mod tests {
                 len: 1 << 40,
                 numbers: true,
             },
-            ToWorker::Piece { half: 1, len: 9 },
+            ToWorker::Piece { place: 1, len: 9 },
             ToWorker::Finalize { callee: Callee(5), input: b"" },
             ToWorker::Elsewhere,
             ToWorker::Stop,

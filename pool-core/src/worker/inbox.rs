@@ -137,7 +137,7 @@ impl Inbox {
                 self.incoming =
                     Some(Incoming { lease, callee, len, arrived, input, numbers, attached });
             }
-            ToWorker::Piece { half, len } => self.take_piece(half, len, outbox, registry)?,
+            ToWorker::Piece { place, len } => self.take_piece(place, len, outbox, registry)?,
             ToWorker::Initialize { callee, input } => {
                 attach::hand_over(std::mem::take(&mut self.attached));
                 initialize(callee, input, outbox)?;
@@ -163,17 +163,17 @@ impl Inbox {
 
     fn take_piece(
         &mut self,
-        half: u8,
+        place: u8,
         len: u32,
         outbox: &mut Outbox,
         registry: &Registry,
     ) -> Result<(), End> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         if let Some(input) = &mut incoming.input {
-            self.block.take_piece(half, len, input);
+            self.block.take_piece(place, len, input);
         }
         incoming.arrived += u64::from(len);
-        outbox.send(Header::new(Kind::PieceTaken), |_| Ok(()))?;
+        outbox.piece_taken()?;
         if incoming.arrived < incoming.len {
             return Ok(());
         }

@@ -152,7 +152,7 @@ fn prepare(
     if let Some(seat) = boot.seat {
         context::enter(seat, block.status());
     }
-    let mut outbox = Outbox::new(stream, boot.fast_lane.then(|| block.replies()), boot.max_result);
+    let mut outbox = Outbox::new(stream, &block, boot.fast_lane, boot.max_result);
     let image = process::image_id()?;
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
     failpoint::at("worker.hello");

@@ -3,14 +3,22 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::codec;
-use crate::limits::{INLINE_BYTES, TELL_NS};
+use crate::codec::{self, Lent};
+use crate::limits::{INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_NS};
 use crate::output::TaskOutput;
-use crate::sys::socket;
+use crate::spin::spin_until;
+use crate::sys::{failpoint, poll, socket};
 use crate::task::entry::{Fault, Output};
 use crate::task::job::caught;
-use crate::transport::lane::{Lane, LaneWriter, Need};
+use crate::transport::agreement::Need;
+use crate::transport::block::WorkerBlock;
+use crate::transport::lane::{self, LaneWriter};
+use crate::transport::results::ResultsWriter;
 use crate::wire::from_worker::{HEADER, Header, Kind};
+
+/// What the lane keeps free, when a big result begins, for what is said of its pieces: the parent may take as many as there are places before it says how
+/// far it has read.
+const PIECES_SPARE: u64 = 4096;
 
 /// Whether the parent has sent more to do with the same message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +33,28 @@ pub(super) struct Outbox {
     stream: OwnedFd,
     /// `None`: all goes by the socket.
     lane: Option<LaneWriter>,
+    results: ResultsWriter,
     frame: Vec<u8>,
+    /// The result itself, if it is a large vector of numbers: the buffer has nothing then.
+    lent: Option<Lent>,
     /// When and where the first reply was put into the lane that the parent was not told of.
     untold: Option<(u64, u64)>,
     max_result: u64,
 }
 
 impl Outbox {
-    pub(super) fn new(stream: OwnedFd, lane: Option<Lane>, max_result: u64) -> Outbox {
+    pub(super) fn new(
+        stream: OwnedFd,
+        block: &WorkerBlock,
+        fast_lane: bool,
+        max_result: u64,
+    ) -> Outbox {
         Outbox {
             stream,
-            lane: lane.map(LaneWriter::new),
+            lane: fast_lane.then(|| LaneWriter::new(block.replies())),
+            results: ResultsWriter::new(block.results()),
             frame: Vec::new(),
+            lent: None,
             untold: None,
             max_result,
         }
@@ -67,7 +85,11 @@ impl Outbox {
         self.begin();
         let limit = self.max_result.saturating_add(HEADER as u64);
         let mut output = Output::new(&mut self.frame, limit);
+        if self.lane.is_some() {
+            output.lend_above = lane::LARGEST;
+        }
         let outcome = caught(|| function(&mut output));
+        self.lent = output.lent.filter(|_| outcome.is_ok());
         let Err(fault) = outcome else { return Kind::Done };
         self.frame.truncate(HEADER);
         // texts and numbers: this can't be refused
@@ -80,10 +102,24 @@ impl Outbox {
         self.frame.resize(HEADER, 0);
     }
 
-    /// Sends the frame in the buffer: by the lane if it has room, which never blocks, else by the socket. The parent may not have been told of
-    /// it yet: see [`Outbox::tell`].
+    /// Sends the reply in the buffer: by the lane if it has room, which never blocks; else, if it is big, in pieces, or by the socket. The parent may not have
+    /// been told of it yet: see [`Outbox::tell`].
     pub(super) fn end(&mut self, header: Header, now_ns: u64, next: Next) -> io::Result<()> {
+        if let Some(lent) = self.lent.take() {
+            if self.begin_pieces(Header { kind: Kind::Numbers, ..header }, lent.bytes().len()) {
+                return self.send_pieces(lent.bytes());
+            }
+            self.lent = Some(lent);
+        }
         self.put_header(header);
+        let body = self.frame.len() - HEADER;
+        if body > lane::LARGEST && header.kind == Kind::Done {
+            if self.begin_pieces(Header { kind: Kind::Large, ..header }, body) {
+                let frame = std::mem::take(&mut self.frame);
+                return self.send_pieces(&frame[HEADER..]);
+            }
+            return self.send_frame();
+        }
         let Some(lane) = &mut self.lane else { return self.send_frame() };
         if next == Next::Nothing && self.untold.is_none() && lane.is_bell_wanted(Need::Now) {
             // it would need the bell at once: then it can as well go itself, which is quicker
@@ -105,6 +141,42 @@ impl Outbox {
         self.tell()
     }
 
+    /// Announces a big result in the lane. `false`: there is none, or no room in it.
+    fn begin_pieces(&mut self, header: Header, len: usize) -> bool {
+        let header = Header { len: len as u64, ..header }.encode();
+        self.lane.as_mut().is_some_and(|lane| lane.publish(&header, PIECES_SPARE))
+    }
+
+    /// Passes a big result through its area, as fast as the parent takes the pieces.
+    fn send_pieces(&mut self, body: &[u8]) -> io::Result<()> {
+        for piece in body.chunks(PIECE_BYTES) {
+            while !self.results.has_room() && !spin_until(|| self.results.has_room()) {
+                self.ring(Need::Sometime)?;
+                self.results.sleep(LONGEST_SLICE);
+                if poll::has_hung_up(self.stream.as_fd()) {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+            }
+            self.results.put(piece);
+            let header = Header { len: piece.len() as u64, ..Header::new(Kind::Piece) }.encode();
+            if !self.lane.as_mut().is_some_and(|lane| lane.publish(&header, 0)) {
+                return Err(io::Error::other("the parent takes pieces and reads no lane"));
+            }
+            failpoint::at("worker.piece");
+            self.ring(Need::Now)?;
+        }
+        self.ring(Need::Sometime)
+    }
+
+    /// Says that a piece of an argument was taken: soon enough for the parent to fill its place before the others are empty.
+    pub(super) fn piece_taken(&mut self) -> io::Result<()> {
+        let header = Header::new(Kind::PieceTaken);
+        if !self.lane.as_mut().is_some_and(|lane| lane.publish(&header.encode(), 0)) {
+            return self.send(header, |_| Ok(()));
+        }
+        self.ring(Need::Sometime)
+    }
+
     /// Tells the parent of what lies in the lane. To be called before this process sleeps.
     pub(super) fn tell(&mut self) -> io::Result<()> {
         self.tell_if(Need::Sometime)?;
@@ -118,8 +190,11 @@ impl Outbox {
     }
 
     fn tell_if(&mut self, need: Need) -> io::Result<()> {
-        let wanted = |lane: &LaneWriter| lane.is_bell_wanted(need);
-        if self.untold.is_some() && self.lane.as_ref().is_some_and(wanted) {
+        if self.untold.is_some() { self.ring(need) } else { Ok(()) }
+    }
+
+    fn ring(&mut self, need: Need) -> io::Result<()> {
+        if self.lane.as_ref().is_some_and(|lane| lane.is_bell_wanted(need)) {
             self.untold = None;
             socket::send_all(self.stream.as_fd(), &Header::new(Kind::Bell).encode())?;
         }
@@ -128,6 +203,7 @@ impl Outbox {
 
     /// Sends what a task has printed, and its reply, which waits in the buffer. Both by the socket: what goes by the lane may overtake it.
     pub(super) fn end_with(&mut self, header: Header, printed: &TaskOutput) -> io::Result<()> {
+        self.put_header(header);
         let reply = std::mem::take(&mut self.frame);
         let Header { lease, .. } = header;
         self.send(Header { lease, ..Header::new(Kind::Printed) }, |body| {
@@ -135,7 +211,7 @@ impl Outbox {
             Ok(())
         })?;
         self.frame = reply;
-        self.end_by_socket(header)
+        self.send_frame()
     }
 
     /// Sends the frame in the buffer by the socket, blocking until the kernel has taken it.
@@ -145,6 +221,9 @@ impl Outbox {
     }
 
     fn put_header(&mut self, header: Header) {
+        if let Some(lent) = self.lent.take() {
+            lent.encode(&mut self.frame);
+        }
         let len = (self.frame.len() - HEADER) as u64;
         self.frame[..HEADER].copy_from_slice(&Header { len, ..header }.encode());
     }

@@ -11,7 +11,7 @@ use crate::attach::Attachments;
 use crate::codec::Lent;
 use crate::error::ExitCause;
 use crate::ids::Lease;
-use crate::limits::{PIECE_BYTES, TEXT_BYTES};
+use crate::limits::{PIECE_BYTES, PIECES, TEXT_BYTES};
 use crate::output::TaskOutput;
 use crate::sys::capture;
 use crate::sys::cgroup::{Group, Place};
@@ -20,9 +20,9 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::signal::{GroupSignal, send_to_group};
 use crate::sys::socket::Stream;
 use crate::task::callee::Callee;
+use crate::transport::agreement::Need;
 use crate::transport::attachments;
 use crate::transport::block::WorkerBlock;
-use crate::transport::lane::Need;
 use crate::transport::replies::ReplyReader;
 use crate::transport::status::StatusPage;
 use crate::transport::task_queue::TaskQueueWriter;
@@ -128,9 +128,9 @@ pub(crate) struct ProcessLink {
     /// What travels with it.
     attachments: Vec<Attachments>,
     transfers: VecDeque<Transfer>,
-    /// Pieces in the shared area that the worker has not taken: at most one per half.
+    /// Pieces in the shared area that the worker has not taken: at most one per place.
     pieces_ahead: u8,
-    next_half: u8,
+    next_place: u8,
 }
 
 /// Big arguments on their way through the shared area.
@@ -180,7 +180,7 @@ impl ProcessLink {
             pidfd: started.pidfd,
             ends: started.ends,
             stream: Arc::new(Stream(started.stream)),
-            reader: ReplyReader::new(started.block.replies(), max_result),
+            reader: ReplyReader::new(&started.block, max_result),
             page: started.block.status(),
             block: started.block,
             stage: Stage::Started,
@@ -203,7 +203,7 @@ impl ProcessLink {
             attachments: Vec::new(),
             transfers: VecDeque::new(),
             pieces_ahead: 0,
-            next_half: 0,
+            next_place: 0,
         };
         (link, printed)
     }
@@ -267,7 +267,7 @@ impl ProcessLink {
         self.push_pieces();
     }
 
-    /// The worker has emptied a half of the shared area. `false`: there was nothing in it.
+    /// The worker has emptied a place of the shared area. `false`: there was nothing in it.
     pub(crate) fn piece_taken(&mut self) -> bool {
         if self.pieces_ahead == 0 {
             return false;
@@ -289,7 +289,7 @@ impl ProcessLink {
     }
 
     fn push_pieces(&mut self) {
-        while self.pieces_ahead < 2
+        while self.pieces_ahead < PIECES
             && let Some(transfer) = self.transfers.front_mut()
         {
             let Transfer { lease, callee, .. } = *transfer;
@@ -306,10 +306,10 @@ impl ProcessLink {
             }
             let end = len.min(transfer.sent + PIECE_BYTES);
             let piece = &transfer.input.bytes()[transfer.sent..end];
-            self.block.put_piece(self.next_half, piece);
-            let record = ToWorker::Piece { half: self.next_half, len: piece.len() as u32 };
+            self.block.put_piece(self.next_place, piece);
+            let record = ToWorker::Piece { place: self.next_place, len: piece.len() as u32 };
             to_worker::push(&record, &mut self.message);
-            self.next_half ^= 1;
+            self.next_place = (self.next_place + 1) % PIECES;
             self.pieces_ahead += 1;
             transfer.sent = end;
             if end == len {
