@@ -38,6 +38,9 @@ pub struct MapResult<R> {
     taken: bool,
 }
 
+/// So much memory is reserved for results that have not come yet: an iterator may promise anything.
+const RESERVED: usize = 1 << 30;
+
 /// A task, and what it has given if that was looked at before its turn.
 struct Part<R> {
     handle: AsyncResult<Chunk<R>>,
@@ -75,12 +78,28 @@ impl<R> Part<R> {
 type DecodeOnto<R> = fn(Value, u64, &mut Chunk<R>) -> Result<(), TaskError>;
 
 impl<R> MapResult<R> {
-    /// Handles with the number of their items.
-    pub(crate) fn new(chunks: Vec<(AsyncResult<Chunk<R>>, usize)>, onto: DecodeOnto<R>) -> Self {
-        let part = |(handle, items)| Part { handle, items, chunk: OnceLock::new() };
-        let parts = chunks.into_iter().map(part).collect();
-        let whole = Chunk::of_values(Vec::new());
-        MapResult { parts, whole, added: 0, onto, gathered: None, fail_fast: false, taken: false }
+    /// Without any parts yet. `items`: how many there will be, as far as it is known.
+    pub(crate) fn new(items: usize, onto: DecodeOnto<R>) -> Self {
+        MapResult {
+            parts: Vec::new(),
+            whole: Chunk::with_capacity(items.min(RESERVED / size_of::<R>().max(1))),
+            added: 0,
+            onto,
+            gathered: None,
+            fail_fast: false,
+            taken: false,
+        }
+    }
+
+    /// Adds a part of so many items. Takes in what has arrived of the first parts, so that the memory in which it lay is used again for what comes next.
+    pub(crate) fn push(&mut self, handle: AsyncResult<Chunk<R>>, items: usize) {
+        self.parts.push(Part { handle, items, chunk: OnceLock::new() });
+        while let Some(part) = self.parts.get_mut(self.added)
+            && part.handle.task().slot().is_settled()
+        {
+            part.add_to(&mut self.whole, self.onto);
+            self.added += 1;
+        }
     }
 
     /// One handle for the items of all these tasks.
@@ -90,7 +109,9 @@ impl<R> MapResult<R> {
         tasks: Vec<TaskRef>,
         onto: DecodeOnto<R>,
     ) -> Self {
-        MapResult { gathered: Some(tasks), ..MapResult::new(vec![(whole, items)], onto) }
+        let mut map = MapResult { gathered: Some(tasks), ..MapResult::new(0, onto) };
+        map.push(whole, items);
+        map
     }
 
     /// The first error ends the rest.
@@ -124,9 +145,6 @@ impl<R> MapResult<R> {
 
     /// Waits for one part after the other, and adds up what they give while the others go on. `false`: at the deadline.
     fn add_until(&mut self, deadline: Option<Instant>) -> bool {
-        if self.added == 0 {
-            self.whole = Chunk::with_capacity(self.parts.iter().map(|part| part.items).sum());
-        }
         for part in &mut self.parts[self.added..] {
             if !part.handle.task().wait(deadline) {
                 return false;

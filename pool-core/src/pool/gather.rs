@@ -87,8 +87,8 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
     }
 
     /// The whole input has been submitted as these chunks.
-    pub(super) fn into_map(self, chunks: Vec<(AsyncResult<Chunk<R>>, usize)>) -> MapResult<R> {
-        let tasks: Vec<TaskRef> = chunks.iter().map(|(chunk, _)| chunk.task().clone()).collect();
+    pub(super) fn into_map(self, chunks: Vec<AsyncResult<Chunk<R>>>) -> MapResult<R> {
+        let tasks: Vec<TaskRef> = chunks.iter().map(|chunk| chunk.task().clone()).collect();
         let (slot, items, unneeded) = {
             let mut state = lock(&self.state);
             state.complete = true;

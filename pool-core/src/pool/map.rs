@@ -144,6 +144,10 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         let callee = Callee::of(chunk::run::<F, Args, Kind>);
         let function = Function::new::<F>(callee, job::chunk::<F, Args, Kind>);
         let gathering = self.gathering::<F::Output>();
+        let mut map = MapResult::new(
+            if gathering.is_some() { 0 } else { items.size_hint().0 },
+            chunk::decode_onto::<F::Output>,
+        );
         let mut handles = Vec::new();
         loop {
             let input: Vec<Args> = items.by_ref().take(size.get()).collect();
@@ -153,12 +157,15 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             let count = input.len();
             let finish = gathering.as_ref().map(|gathering| gathering.expect(count));
             let task = self.pool.submit(&function, input, count, &self.options, finish)?;
-            handles.push((AsyncResult::new(task, chunk::decode::<F::Output>), count));
+            let handle = AsyncResult::new(task, chunk::decode::<F::Output>);
+            match &gathering {
+                None => map.push(handle, count),
+                Some(_) => handles.push(handle),
+            }
         }
-        let map = match gathering {
-            None => MapResult::new(handles, chunk::decode_onto::<F::Output>),
-            Some(gathering) => gathering.into_map(handles),
-        };
+        if let Some(gathering) = gathering {
+            map = gathering.into_map(handles);
+        }
         Ok(if self.options.fail_fast { map.failing_fast() } else { map })
     }
 
