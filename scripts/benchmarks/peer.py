@@ -201,12 +201,21 @@ def apply_async(side, tasks):
 def map_(side, items):
     pool = start_side(side, WORKERS)
     numbers = list(range(items))
-    pool.map(plus_one, numbers[:items // 10])
-    begun = time.perf_counter()
-    results = pool.map(plus_one, numbers)
-    elapsed = time.perf_counter() - begun
-    assert list(results) == list(range(1, items + 1))
-    return {"per_s": items / elapsed}
+    expected = list(range(1, items + 1))
+
+    def call():
+        begun = time.perf_counter()
+        results = pool.map(plus_one, numbers)
+        elapsed = time.perf_counter() - begun
+        assert list(results) == expected
+        return elapsed
+
+    # as the other programs do: calls in a row, the first of which is told on its own
+    first, begun = call(), time.perf_counter()
+    others = [call()]
+    while len(others) < 20 and time.perf_counter() - begun < 1:
+        others.append(call())
+    return {"per_s": items / sorted(others)[len(others) // 2], "first_per_s": items / first}
 
 
 def rounds_per_us():

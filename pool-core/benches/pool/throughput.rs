@@ -35,25 +35,26 @@ pub(crate) fn apply_async_threads(tasks: usize) -> anyhow::Result<Figures> {
 /// Default settings.
 pub(crate) fn map(items: usize) -> anyhow::Result<Figures> {
     let pool = Pool::new(WORKERS)?;
-    let input: Vec<u64> = (0..items as u64).collect();
-    pool.map(plus_one, input.iter().copied())?;
-    let begun = Instant::now();
-    let results = pool.map(plus_one, input.iter().copied())?;
-    let elapsed = begun.elapsed();
-    assert!(results.into_iter().eq(1..=items as u64));
-    Ok(Figures::one("per_s", items as f64 / elapsed.as_secs_f64()))
+    measure_map(items, |input| Ok(pool.map(plus_one, input.iter().copied())?))
 }
 
 /// One thread's loop over the same items, without any pool.
 pub(crate) fn plain_map(items: usize) -> anyhow::Result<Figures> {
+    measure_map(items, |input| Ok(black_box(input).iter().map(|&x| plus_one(x)).collect()))
+}
+
+fn measure_map(
+    items: usize,
+    map: impl Fn(&[u64]) -> anyhow::Result<Vec<u64>>,
+) -> anyhow::Result<Figures> {
     let input: Vec<u64> = (0..items as u64).collect();
-    let run = || black_box(&input).iter().map(|&x| plus_one(x)).collect::<Vec<_>>();
-    drop(black_box(run()));
-    let begun = Instant::now();
-    let results = black_box(run());
-    let elapsed = begun.elapsed();
-    assert!(results.into_iter().eq(1..=items as u64));
-    Ok(Figures::one("per_s", items as f64 / elapsed.as_secs_f64()))
+    common::in_a_row(items as u64, || {
+        let begun = Instant::now();
+        let results = map(&input)?;
+        let elapsed = begun.elapsed();
+        assert!(results.into_iter().eq(1..=items as u64));
+        Ok(elapsed)
+    })
 }
 
 /// Tasks of known length, submitted one by one; at most so many of one length.
