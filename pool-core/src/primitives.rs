@@ -1,15 +1,21 @@
 //! The locks and flags of the code that is model-checked: loom's under `--cfg loom`, std's otherwise.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::Instant;
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::AtomicBool;
 #[cfg(loom)]
-pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(loom)]
+use loom::thread;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
-pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+pub(crate) use std::sync::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+use std::thread;
 
 /// Locks; see [`unpoisoned`].
 #[cfg(not(loom))]
@@ -51,6 +57,48 @@ impl<'a, L: Lockable<'a>> Lockable<'a> for std::sync::Arc<L> {
     fn guard(&'a self) -> Self::Guard {
         (**self).guard()
     }
+}
+
+/// Lets a parked thread go on.
+struct Unparker(thread::Thread);
+
+impl Wake for Unparker {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// A waker that ends this thread's [`park`].
+#[cfg(not(loom))]
+pub(crate) fn waker_of_this_thread() -> Waker {
+    let new = || Waker::from(Arc::new(Unparker(thread::current())));
+    thread_local! {
+        static WAKER: std::cell::OnceCell<Waker> = const { std::cell::OnceCell::new() };
+    }
+    // a thread that is ending may have none any more
+    WAKER.try_with(|waker| waker.get_or_init(new).clone()).unwrap_or_else(|_| new())
+}
+
+/// Sleeps until this thread's waker is woken, or until the deadline, or for no reason.
+#[cfg(not(loom))]
+pub(crate) fn park(deadline: Option<Instant>) {
+    match deadline {
+        None => thread::park(),
+        Some(deadline) => {
+            thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+#[cfg(loom)]
+pub(crate) fn waker_of_this_thread() -> Waker {
+    Waker::from(Arc::new(Unparker(thread::current())))
+}
+
+/// A model has no time.
+#[cfg(loom)]
+pub(crate) fn park(_deadline: Option<Instant>) {
+    thread::park();
 }
 
 /// The guard, also after a thread has panicked with the lock held: the state behind the pool's locks is changed in steps that can't

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::ops::Deref;
 
-/// What lies in the owner at most: with the length and the tag, it takes what a pointer, a length and a capacity take with theirs.
-const ROOM: usize = 30;
+/// What lies in the owner at most: with the length and the tag, three words.
+const ROOM: usize = 22;
 
 /// See the module's documentation.
 #[derive(Clone)]
 pub(crate) enum SmallBytes {
     Few { len: u8, bytes: [u8; ROOM] },
-    Many(Vec<u8>),
+    Many(Box<[u8]>),
 }
 
 impl SmallBytes {
@@ -22,7 +22,7 @@ impl SmallBytes {
             buffer.clear();
             few
         } else {
-            SmallBytes::Many(std::mem::take(buffer))
+            SmallBytes::from(std::mem::take(buffer))
         }
     }
 
@@ -43,7 +43,7 @@ impl SmallBytes {
     pub(crate) fn into_vec(self) -> Vec<u8> {
         match self {
             SmallBytes::Few { .. } => self.to_vec(),
-            SmallBytes::Many(bytes) => bytes,
+            SmallBytes::Many(bytes) => bytes.into_vec(),
         }
     }
 }
@@ -52,14 +52,14 @@ impl From<&[u8]> for SmallBytes {
     #[inline]
     fn from(source: &[u8]) -> SmallBytes {
         SmallBytes::few(source.len(), |bytes| bytes.copy_from_slice(source))
-            .unwrap_or_else(|| SmallBytes::Many(source.to_vec()))
+            .unwrap_or_else(|| SmallBytes::Many(source.into()))
     }
 }
 
 impl From<Vec<u8>> for SmallBytes {
     #[inline]
     fn from(bytes: Vec<u8>) -> SmallBytes {
-        SmallBytes::Many(bytes)
+        SmallBytes::Many(bytes.into_boxed_slice())
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn they_take_four_words() {
-        assert_eq!(size_of::<SmallBytes>(), 32);
+    fn they_take_three_words() {
+        assert_eq!(size_of::<SmallBytes>(), 24);
     }
 }

@@ -1,10 +1,10 @@
 //! What the lock guards: the scheduler, and for each of its keys the things that it does not know: arguments, handles, processes.
 
-use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
 
 use super::Settings;
 use super::courier::Courier;
+use super::functions::Functions;
 use super::observer::Observer;
 use super::task::{Body, Extras, Finish, Payload, Request, TaskSlot, settle_finished};
 use super::timings::{Times, Timings};
@@ -22,7 +22,6 @@ use crate::sched::{Action, Event, Phase, Scheduler, Spec};
 use crate::small_bytes::SmallBytes;
 use crate::sys::poll::Watch;
 use crate::sys::{clock, process};
-use crate::task::callee::Callee;
 use crate::task::job::{Outcome, Value};
 use crate::wire::from_worker::Header;
 
@@ -155,8 +154,7 @@ pub(crate) struct Core {
     /// What finalizers have given.
     pub(crate) finalized: Vec<Outcome>,
     pub(super) next_id: u64,
-    functions: HashMap<Callee, u32>,
-    last_function: Option<(Callee, u32)>,
+    pub(super) functions: Functions,
     pub(super) spawner: Option<mpsc::Sender<SpawnRequest>>,
     /// Tasks with a time limit, and when to look at those that run.
     pub(super) limited: usize,
@@ -205,8 +203,7 @@ impl Core {
             sandbox_gaps: Vec::new(),
             finalized: Vec::new(),
             next_id: 1,
-            functions: HashMap::new(),
-            last_function: None,
+            functions: Functions::default(),
             spawner: Some(spawner),
             limited: 0,
             next_limit_check: u64::MAX,
@@ -241,8 +238,10 @@ impl Core {
     /// The pool is open, so this can't fail.
     #[inline]
     pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> TaskKey {
-        let Request { mut body, items, retries, priority, backoff_ns, attended } = request;
-        let function = self.function(body.callee);
+        let Request { callee, name, mut body, items, retries, priority, backoff_ns, attended } =
+            request;
+        let function = self.functions.number(callee, name);
+        body.function = function;
         let spec = Spec { function, size: body.size(), items, retries, priority, backoff_ns };
         self.limited += usize::from(body.limits().any());
         // with several tasks under way, the waiting of one in eight tells enough: looking at the clock costs as much as many a task
@@ -258,7 +257,7 @@ impl Core {
         body.submitted_ns = if looks { now } else { 0 };
         self.next_id += 1;
         if let Some(observer) = &mut self.observer {
-            observer.tell(PoolEvent::TaskSubmitted { task: body.info() });
+            observer.tell(PoolEvent::TaskSubmitted { task: body.info(&self.functions) });
         }
         if reads {
             // who submits without a pause leaves the lock to nobody else for long, and has at hand what it takes
@@ -272,19 +271,6 @@ impl Core {
             self.attended_next = false;
         }
         key
-    }
-
-    /// The scheduler's number for a function. Most programs submit the same one many times.
-    fn function(&mut self, callee: Callee) -> u32 {
-        if let Some((last, function)) = self.last_function
-            && last == callee
-        {
-            return function;
-        }
-        let known = self.functions.len() as u32;
-        let function = *self.functions.entry(callee).or_insert(known);
-        self.last_function = Some((callee, function));
-        function
     }
 
     pub(super) fn check_open(&self) -> Result<(), SubmitError> {
@@ -314,7 +300,7 @@ impl Core {
     }
 
     pub(crate) fn task_info(&self, key: TaskKey) -> Option<TaskInfo> {
-        self.bodies.get(key.index())?.as_ref().map(Body::info)
+        self.bodies.get(key.index())?.as_ref().map(|body| body.info(&self.functions))
     }
 
     pub(super) fn link_mut(&mut self, worker: WorkerKey) -> Option<&mut Link> {

@@ -157,10 +157,11 @@ impl<'a> World<'a> {
             ..Extras::default()
         };
         let payload = Payload::encoded(vec![options; len].into());
-        let body =
-            Body::new(Callee(i64::from(options & 12)), "fuzz", payload, extras.unless_empty());
+        let body = Body::new(payload, extras.unless_empty());
         let slot = Arc::clone(body.slot());
         let request = Request {
+            callee: Callee(i64::from(options & 12)),
+            name: "fuzz",
             body,
             items: 1,
             retries,

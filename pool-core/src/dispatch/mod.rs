@@ -7,6 +7,7 @@ mod attend;
 mod confinement;
 mod core;
 mod courier;
+mod functions;
 #[cfg(test)]
 mod fuzz;
 mod observer;

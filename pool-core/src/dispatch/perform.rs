@@ -88,22 +88,22 @@ impl Core {
         };
         failpoint::with("parent.lease", link.pid());
         link.page().announce(lease, body.id);
-        let awaited = body.awaited;
+        let (awaited, callee) = (body.awaited, self.functions.callee(body.function));
         if let Some(observer) = &mut self.observer {
             let (worker, pid) = (WorkerIndex(link.seat()), link.pid());
-            observer.tell(PoolEvent::TaskStarted { task: body.info(), worker, pid });
+            observer.tell(PoolEvent::TaskStarted { task: body.info(&self.functions), worker, pid });
         }
         match (link, &body.payload) {
             (Link::Process(link), Payload::Inline(input)) => {
-                link.push_task(lease, body.callee, input, body.attachments());
+                link.push_task(lease, callee, input, body.attachments());
             }
             (Link::Process(link), Payload::Big(input)) => {
                 let input = BigInput::Encoded(Arc::clone(input));
-                link.push_big_task(lease, body.callee, input, body.attachments());
+                link.push_big_task(lease, callee, input, body.attachments());
             }
             (Link::Process(link), Payload::Lent(numbers)) => {
                 let input = BigInput::Numbers(numbers.clone());
-                link.push_big_task(lease, body.callee, input, body.attachments());
+                link.push_big_task(lease, callee, input, body.attachments());
             }
             (Link::Thread(link), Payload::Direct(job)) => link.push_task(lease, Arc::clone(job)),
             (Link::Process(_), Payload::Direct(_)) | (Link::Thread(_), _) => {
@@ -268,7 +268,7 @@ impl Core {
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
-        let error = self.error(verdict, body.info());
+        let error = self.error(verdict, body.info(&self.functions));
         self.conclude(body, Err(Box::new(error)), None, effects);
     }
 
@@ -299,7 +299,7 @@ impl Core {
         self.limited -= usize::from(body.limits().any());
         if let Some(observer) = &mut self.observer {
             let (task, error) =
-                (body.info(), outcome.as_ref().err().map(|error| (**error).clone()));
+                (body.info(&self.functions), outcome.as_ref().err().map(|error| (**error).clone()));
             let elapsed = run_ns.map(Duration::from_nanos);
             observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
         }

@@ -19,11 +19,11 @@ use crate::small_bytes::SmallBytes;
 use crate::sys::signal::GroupSignal;
 use crate::sys::{failpoint, process};
 use crate::task::entry::Fault;
-use crate::task::job::{Outcome, Value};
 use crate::transport::replies::Round;
 use crate::transport::status::Progress;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
+use crate::wire::outcome::outcome;
 
 /// Where to look for replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,10 +165,10 @@ impl Core {
             }
             (Kind::Finalized | Kind::FinalizerFailed, Stage::Ready) if link.finalizing => {
                 link.finalizing = false;
-                let Some(outcome) = self.outcome(header.kind, body) else {
+                let Some(outcome) = outcome(header.kind, body, self.settings.max_result) else {
                     return false;
                 };
-                self.finalized.push(outcome);
+                self.finalized.push(outcome.map_err(Box::new));
                 true
             }
             (Kind::InitFailed, Stage::Greeted) => {
@@ -198,7 +198,8 @@ impl Core {
     ) -> bool {
         let Header { kind, lease, elapsed_ns, .. } = header;
         // first: a task ends only by a reply that says something
-        let Some(outcome) = self.outcome(kind, body) else { return false };
+        let Some(outcome) = outcome(kind, body, self.settings.max_result) else { return false };
+        let outcome = outcome.map_err(Box::new);
         failpoint::at("parent.reply");
         match self.sched.reply(worker, lease, elapsed_ns, now) {
             Reply::Settles(task) => self.settle_replied(task, outcome, elapsed_ns, now, effects),
@@ -210,18 +211,6 @@ impl Core {
             self.next_limit_check = self.next_limit_check.min(now.saturating_add(LOOK_NS));
         }
         true
-    }
-
-    /// What the body of a frame says; `None` if it says nothing.
-    fn outcome(&self, kind: Kind, body: SmallBytes) -> Option<Outcome> {
-        match kind {
-            Kind::Done | Kind::Finalized => Some(Ok(Value::Encoded(body))),
-            Kind::Numbers => Some(Ok(Value::Numbers(body.into_vec()))),
-            _ => {
-                let fault = codec::decode::<Fault>(&body).ok()?;
-                Some(Err(Box::new(fault.into_error(self.settings.max_result))))
-            }
-        }
     }
 
     /// A worker that has answered may have grown too large.

@@ -4,9 +4,10 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::functions::Functions;
 use super::time_limits::TimeLimits;
 use crate::attach::Attachments;
 use crate::codec::Lent;
@@ -14,7 +15,6 @@ use crate::error::{TaskError, TaskInfo};
 use crate::ids::TaskId;
 use crate::limits::{ATTACHMENT_BYTES, INLINE_BYTES};
 use crate::output::TaskOutput;
-use crate::primitives::unpoisoned;
 use crate::slot::Slot;
 use crate::small_bytes::SmallBytes;
 use crate::task::callee::Callee;
@@ -22,48 +22,64 @@ use crate::task::job::{JobCell, Outcome};
 
 /// What a task and its handle share.
 #[derive(Debug)]
-pub(crate) struct TaskSlot {
-    outcome: Slot<Outcome>,
-    output: Mutex<Option<Box<TaskOutput>>>,
+pub(crate) struct TaskSlot(Slot<Outcome, Beside>);
+
+/// What few tasks leave behind beside their outcome.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// What the task has printed, if that is captured.
+    output: Option<TaskOutput>,
+    /// Shared objects of the arguments: the result may name them.
+    kept: Attachments,
 }
 
 impl TaskSlot {
     #[inline]
     pub(crate) fn new() -> TaskSlot {
-        TaskSlot { outcome: Slot::new(), output: Mutex::new(None) }
+        TaskSlot(Slot::new())
     }
 
     /// The slot of a task that has an outcome before it was one.
     pub(crate) fn of(outcome: Outcome) -> TaskSlot {
-        TaskSlot { outcome: Slot::of(outcome), output: Mutex::new(None) }
+        TaskSlot(Slot::of(outcome))
     }
 
-    /// The outcome, for the last one who has the slot.
+    /// Takes the outcome, for the last one who has the slot.
     #[inline]
-    pub(crate) fn into_outcome(self) -> Option<Option<Outcome>> {
-        self.outcome.into_value()
+    pub(crate) fn take_alone(&mut self) -> Option<Option<Outcome>> {
+        self.0.take_alone()
     }
 
     /// What the task has printed, if that is captured.
     pub(crate) fn output(&self) -> Option<TaskOutput> {
-        unpoisoned(self.output.lock()).as_deref().cloned()
+        self.0.with_extra(|beside| beside.output.clone()).flatten()
     }
 
     /// The task is tried again: what the attempt has printed is not what the next one prints.
     pub(super) fn forget_output(&self) {
-        *unpoisoned(self.output.lock()) = None;
+        if self.output().is_some() {
+            self.0.change_extra(|beside| beside.output = None);
+        }
     }
 
     pub(super) fn set_output(&self, output: TaskOutput) {
-        *unpoisoned(self.output.lock()) = Some(Box::new(output));
+        self.0.change_extra(|beside| beside.output = Some(output));
+    }
+
+    /// Keeps these objects as long as the handle lives, but no ends of pipes: those must be closed when the task has ended.
+    pub(crate) fn keep(&self, attachments: Attachments) {
+        let memory = attachments.only_memory();
+        if !memory.is_empty() {
+            self.0.change_extra(|beside| beside.kept = memory);
+        }
     }
 }
 
 impl Deref for TaskSlot {
-    type Target = Slot<Outcome>;
+    type Target = Slot<Outcome, Beside>;
 
-    fn deref(&self) -> &Slot<Outcome> {
-        &self.outcome
+    fn deref(&self) -> &Slot<Outcome, Beside> {
+        &self.0
     }
 }
 
@@ -120,6 +136,9 @@ pub(crate) type Finish = Box<dyn FnOnce(Outcome) -> Outcome + Send>;
 
 /// A task to be taken in.
 pub(crate) struct Request {
+    pub(crate) callee: Callee,
+    /// The function's name.
+    pub(crate) name: &'static str,
     pub(crate) body: Body,
     pub(crate) items: u32,
     pub(crate) retries: u32,
@@ -132,10 +151,9 @@ pub(crate) struct Request {
 
 /// A task that is not settled.
 pub(crate) struct Body {
-    /// Given when it is taken in.
+    /// Given when it is taken in, as the number of its function.
     pub(super) id: TaskId,
-    pub(super) callee: Callee,
-    pub(super) function: &'static str,
+    pub(super) function: u32,
     pub(super) payload: Payload,
     pub(super) slot: Arc<TaskSlot>,
     /// 0: nobody looked.
@@ -174,17 +192,11 @@ static NO_ATTACHMENTS: Attachments = Attachments::NONE;
 
 impl Body {
     #[inline]
-    pub(crate) fn new(
-        callee: Callee,
-        function: &'static str,
-        payload: Payload,
-        extras: Option<Box<Extras>>,
-    ) -> Body {
+    pub(crate) fn new(payload: Payload, extras: Option<Box<Extras>>) -> Body {
         let finishes = extras.as_ref().is_some_and(|extras| extras.finish.is_some());
         Body {
             id: TaskId(0),
-            callee,
-            function,
+            function: 0,
             payload,
             slot: Arc::new(TaskSlot::new()),
             submitted_ns: 0,
@@ -198,9 +210,10 @@ impl Body {
         &self.slot
     }
 
-    pub(super) fn info(&self) -> TaskInfo {
+    pub(super) fn info(&self, functions: &Functions) -> TaskInfo {
         let name = self.extras.as_ref().and_then(|extras| extras.name.as_deref());
-        TaskInfo { id: self.id, name: name.unwrap_or(self.function).to_owned() }
+        let name = name.unwrap_or_else(|| functions.name(self.function));
+        TaskInfo { id: self.id, name: name.to_owned() }
     }
 
     #[inline]
@@ -242,4 +255,17 @@ pub(super) fn settle_finished(slot: &TaskSlot, outcome: Outcome, finish: Finish)
     };
     // settled once: the task is forgotten by everybody else
     let _ = slot.settle(outcome.unwrap_or_else(lost));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There may be a million tasks, and this is what each costs.
+    #[test]
+    fn what_a_task_costs_is_known() {
+        assert_eq!(size_of::<Outcome>(), 24);
+        assert_eq!(size_of::<TaskSlot>(), 40, "with the counts of its Arc 56, which malloc has");
+        assert_eq!(size_of::<Option<Body>>(), 64);
+    }
 }

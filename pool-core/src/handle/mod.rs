@@ -25,7 +25,6 @@ pub use wait::{
 pub(crate) use waitable::{Pending, sentinel};
 pub use waitable::{Waitable, wait};
 
-use crate::attach::Attachments;
 use crate::dispatch::{Courier, Shared, TaskSlot};
 use crate::error::TaskError;
 use crate::ids::TaskKey;
@@ -68,20 +67,12 @@ pub(crate) struct TaskRef {
     slot: Arc<TaskSlot>,
     /// `None`: the pool does not know the task, or not any more.
     key: Option<TaskKey>,
-    /// Shared objects of the arguments: the result may name them.
-    _kept: Attachments,
 }
 
 impl TaskRef {
     #[inline]
     pub(crate) fn new(shared: Arc<Shared>, slot: Arc<TaskSlot>, key: Option<TaskKey>) -> TaskRef {
-        TaskRef { shared, slot, key, _kept: Attachments::default() }
-    }
-
-    /// Keeps these objects as long as the handle lives, but no ends of pipes: those must be closed when the task has ended.
-    #[inline]
-    pub(crate) fn keeping(self, attachments: Attachments) -> TaskRef {
-        TaskRef { _kept: attachments.only_memory(), ..self }
+        TaskRef { shared, slot, key }
     }
 
     pub(crate) fn slot(&self) -> &TaskSlot {
@@ -167,12 +158,12 @@ impl<R> AsyncResult<R> {
     /// The reason why there is no result: see [`TaskError`].
     pub fn get(self) -> Result<R, TaskError> {
         self.task.wait(None);
-        // what is kept is until the result is decoded, which may name it
-        let AsyncResult { task: TaskRef { shared, slot, _kept, .. }, decode } = self;
-        // nearly always the pool has forgotten the task, and nobody else has the slot
-        let outcome = match Arc::try_unwrap(slot) {
-            Ok(slot) => slot.into_outcome(),
-            Err(slot) => slot.take(),
+        let AsyncResult { task: TaskRef { shared, slot, .. }, decode } = self;
+        // nearly always the pool has forgotten the task, and nobody else has the slot. It stays until the result is decoded, which may name what is kept there
+        let mut slot = Arc::try_unwrap(slot);
+        let outcome = match &mut slot {
+            Ok(alone) => alone.take_alone(),
+            Err(shared) => shared.take(),
         };
         match outcome.flatten() {
             Some(outcome) => opened(outcome, |value| decode(value, shared.settings.max_result)),

@@ -190,7 +190,9 @@ impl Pool {
         };
         let extras = extras.unless_empty();
         Request {
-            body: Body::new(function.callee, function.name, payload, extras),
+            callee: function.callee,
+            name: function.name,
+            body: Body::new(payload, extras),
             items: u32::try_from(items).unwrap_or(u32::MAX),
             priority: options.priority,
             retries: options.retries.unwrap_or(settings.retries),
@@ -206,12 +208,11 @@ impl Pool {
         may_wait: MayWait,
     ) -> Result<TaskRef, NoTask> {
         let slot: Arc<TaskSlot> = Arc::clone(request.body.slot());
-        let attachments = request.body.attachments().clone();
+        if !request.body.attachments().is_empty() {
+            slot.keep(request.body.attachments().clone());
+        }
         match self.shared.submit(request, may_wait == MayWait::Yes) {
-            Ok(Some(key)) => {
-                let task = TaskRef::new(Arc::clone(&self.shared), slot, Some(key));
-                Ok(task.keeping(attachments))
-            }
+            Ok(Some(key)) => Ok(TaskRef::new(Arc::clone(&self.shared), slot, Some(key))),
             Ok(None) => Err(NoTask::Full),
             Err(error) => Err(NoTask::Refused(error)),
         }

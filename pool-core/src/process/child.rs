@@ -22,9 +22,10 @@ use crate::sys::pidfd::has_ended;
 use crate::sys::poll::Sentinel;
 use crate::sys::signal::{GroupSignal, send_to_child};
 use crate::task::callee::Callee;
+use crate::task::job::Value;
 
 /// The bytes of a result, or why there is none.
-pub(crate) type Outcome = Result<Vec<u8>, TaskError>;
+pub(crate) type Outcome = Result<Value, TaskError>;
 
 /// What is to be started, until it was.
 #[derive(Debug)]

@@ -31,6 +31,7 @@ use crate::handle::{Joinable, Joining, Pending, deadline};
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::signal::GroupSignal;
+use crate::task::job::Value;
 use crate::task::{TaskFn, entry};
 
 /// One function call in a process of its own, which is a copy of this executable.
@@ -67,7 +68,7 @@ use crate::task::{TaskFn, entry};
 /// ```
 pub struct Process<R> {
     child: Arc<Child>,
-    decode: fn(&[u8]) -> Result<R, TaskError>,
+    decode: fn(Value) -> Result<R, TaskError>,
 }
 
 impl Process<()> {
@@ -121,9 +122,11 @@ impl<R: Serialize + DeserializeOwned + Send + 'static> Process<R> {
     }
 
     fn of(child: Child) -> Process<R> {
-        let decode = |bytes: &[u8]| {
-            attach::returned(|| codec::decode_value(bytes))
-                .map_err(|e| entry::decode_error::<R>(&e))
+        let decode = |value: Value| {
+            value.open(|bytes| {
+                attach::returned(|| codec::decode_value(bytes))
+                    .map_err(|e| entry::decode_error::<R>(&e))
+            })
         };
         Process { child: Arc::new(child), decode }
     }
@@ -273,7 +276,7 @@ impl<R> Process<R> {
     /// `None` as long as it has not ended.
     fn take(&self) -> Option<Result<R, TaskError>> {
         Some(match self.child.slot.take()? {
-            Some(Ok(bytes)) => (self.decode)(&bytes),
+            Some(Ok(value)) => (self.decode)(value),
             Some(Err(error)) => Err(error),
             None => Err(TaskError::AlreadyTaken),
         })

@@ -19,15 +19,16 @@ use crate::ids::{Lease, TaskId, WorkerIndex};
 use crate::limits::INLINE_BYTES;
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
+use crate::small_bytes::SmallBytes;
 use crate::sys::clock;
 use crate::sys::process::image_id;
 use crate::sys::signal::GroupSignal;
 use crate::task::callee::Callee;
-use crate::task::entry::Fault;
 use crate::transport::agreement::Need;
 use crate::transport::replies::Round;
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::Hello;
+use crate::wire::outcome::outcome;
 use crate::wire::to_worker::ToWorker;
 
 /// A process has one task.
@@ -124,7 +125,7 @@ impl Nursling {
         let mut frames = Vec::new();
         let round =
             self.link.reader.read(stream.as_fd(), Some(Need::Now), buffer, |header, body| {
-                frames.push((header, body.into_vec()));
+                frames.push((header, body));
             });
         let mut understood = round.is_ok();
         for (header, body) in frames {
@@ -138,7 +139,7 @@ impl Nursling {
     }
 
     /// `false`: a process does not say this now.
-    fn on_frame(&mut self, header: Header, body: Vec<u8>) -> bool {
+    fn on_frame(&mut self, header: Header, body: SmallBytes) -> bool {
         match (header.kind, self.link.stage) {
             (Kind::Hello, Stage::Started) => {
                 self.link.stage = Stage::Ready;
@@ -153,19 +154,12 @@ impl Nursling {
                 self.refuse(ProcessError::InitNotCalled);
                 true
             }
-            (Kind::Done | Kind::Fault, Stage::Ready) => {
+            (Kind::Done | Kind::Numbers | Kind::Fault, Stage::Ready) => {
                 if header.lease != LEASE || self.reply.is_some() {
                     return false;
                 }
-                self.reply = Some(if header.kind == Kind::Done {
-                    Ok(body)
-                } else {
-                    match codec::decode::<Fault>(&body) {
-                        Ok(fault) => Err(fault.into_error(self.max_result)),
-                        Err(_) => return false,
-                    }
-                });
-                true
+                self.reply = outcome(header.kind, body, self.max_result);
+                self.reply.is_some()
             }
             (Kind::Printed, Stage::Ready) => {
                 let Some(output) = TaskOutput::decode(&body) else { return false };

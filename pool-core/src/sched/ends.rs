@@ -25,7 +25,7 @@ impl Scheduler {
         }
         let task = self.tasks.remove(held.task.index());
         // a worker that lies about the time only makes its own batches larger or smaller
-        self.functions[task.spec.function as usize].observe(elapsed_ns);
+        self.functions[task.function as usize].observe(elapsed_ns);
         self.count_settled();
         Reply::Settles(held.task)
     }
@@ -73,7 +73,7 @@ impl Scheduler {
             return;
         };
         let task = held.task;
-        if verdict == Verdict::TimedOut && self.tasks[task.index()].spec.retries > 0 {
+        if verdict == Verdict::TimedOut && self.tasks[task.index()].retries > 0 {
             // tried again when the worker is gone
             held.expired = true;
             self.condemn(key, out);
@@ -143,22 +143,23 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let task = &mut self.tasks[key.index()];
-        task.crashes += u32::from(!expired);
-        let crashes = task.crashes;
-        if task.spec.retries == 0 {
+        task.rare().crashes += u32::from(!expired);
+        let crashes = task.rare().crashes;
+        if task.retries == 0 {
             self.settle(key, Verdict::Lost(worker), out);
         } else if crashes >= self.config.crash_limit {
             self.settle(key, Verdict::Quarantined(crashes), out);
         } else {
-            task.spec.retries -= 1;
-            task.retried += 1;
+            task.retries -= 1;
+            task.rare().retried += 1;
             self.counts.retried += 1;
             out.push(Action::Retried { task: key });
-            match task.pause_ns() {
+            match task.rare().pause_ns() {
                 0 => self.requeue(key),
                 pause => {
                     let due = now.saturating_add(pause);
-                    task.state = TaskState::Delayed(due);
+                    task.state = TaskState::Delayed;
+                    task.rare().due = due;
                     self.delayed.insert((due, key));
                 }
             }
@@ -175,7 +176,8 @@ impl Scheduler {
                 self.settled(key, Verdict::Cancelled, out);
                 self.sweep_queue();
             }
-            TaskState::Delayed(due) => {
+            TaskState::Delayed => {
+                let due = self.tasks[key.index()].due();
                 self.delayed.remove(&(due, key));
                 self.settle(key, Verdict::Cancelled, out);
             }

@@ -59,19 +59,21 @@ impl Scheduler {
         }
         let mut bytes = 0;
         while let Some(task) = self.next_queued() {
-            let spec = self.tasks[task.index()].spec;
-            let expected = self.expected_ns(spec.function);
-            if !self.may_have(key, spec.is_big(), expected)
-                || (bytes > 0 && bytes + spec.size > FRAME_BYTES as u64)
+            let next = &self.tasks[task.index()];
+            let (function, items) = (next.function, next.items);
+            let (big, size) = (next.is_big(), next.size());
+            let expected = self.expected_ns(function);
+            if !self.may_have(key, big, expected)
+                || (bytes > 0 && bytes + size > FRAME_BYTES as u64)
             {
                 break;
             }
             self.queue.pop_front();
             self.tasks[task.index()].state = TaskState::Leased(key);
             let worker = &mut self.workers[key.index()];
-            let lease = worker.hold(task, expected, spec.is_big(), spec.items);
+            let lease = worker.hold(task, expected, big, items);
             out.push(Action::Lease { worker: key, task, lease });
-            bytes += spec.size + 32;
+            bytes += size + 32;
         }
         if bytes > 0 {
             self.workers[key.index()].sent_frames += 1;

@@ -390,7 +390,7 @@ impl Scheduler {
     fn requeue(&mut self, key: TaskKey) {
         let task = &mut self.tasks[key.index()];
         task.state = TaskState::Queued;
-        self.queue.push_front(task.spec.priority, key);
+        self.queue.push_front(task.priority(), key);
     }
 
     /// Settles a task that is not in the queue, and forgets it.

@@ -68,7 +68,7 @@ impl Scheduler {
                 let held = self.workers[worker.index()].leases.iter().find(|h| h.task == task)?;
                 Some((worker, held.lease))
             }
-            TaskState::Queued | TaskState::Delayed(_) | TaskState::Dropped => None,
+            TaskState::Queued | TaskState::Delayed | TaskState::Dropped => None,
         }
     }
 
@@ -89,7 +89,7 @@ impl Scheduler {
 
     /// How long a task is expected to take, by what was observed of its function.
     pub(crate) fn expected(&self, task: TaskKey) -> Option<u64> {
-        let function = self.tasks.get(task.index())?.spec.function;
+        let function = self.tasks.get(task.index())?.function;
         self.functions.get(function as usize).map(|stats| stats.expected_ns())
     }
 

@@ -341,8 +341,8 @@ impl Sim {
             let queued = sched.queue.iter().filter(|&queued| queued == key).count();
             match task.state {
                 TaskState::Queued | TaskState::Dropped => assert_eq!(queued, 1),
-                TaskState::Delayed(due) => {
-                    assert!(queued == 0 && sched.delayed.contains(&(due, key)));
+                TaskState::Delayed => {
+                    assert!(queued == 0 && sched.delayed.contains(&(task.due(), key)));
                 }
                 TaskState::Leased(worker) => {
                     assert_eq!((queued, leased.get(&key)), (0, Some(&worker)));

@@ -20,14 +20,6 @@ pub(crate) struct Spec {
     pub(crate) backoff_ns: u64,
 }
 
-impl Spec {
-    /// Too large for a message of tasks.
-    #[inline]
-    pub(crate) fn is_big(&self) -> bool {
-        self.size > INLINE_BYTES as u64
-    }
-}
-
 /// How a task ended, if not by a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -42,22 +34,38 @@ pub(crate) enum Verdict {
     Broken,
 }
 
+/// As small as can be: there may be a million of them.
 #[derive(Debug)]
 pub(super) struct Task {
-    pub(super) spec: Spec,
+    pub(super) function: u32,
+    /// 4 GiB and more are the same.
+    size: u32,
+    pub(super) items: u32,
+    /// How many more times it may be started.
+    pub(super) retries: u32,
     pub(super) state: TaskState,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few tasks have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    priority: i32,
+    backoff_ns: u64,
     /// How many times it has been started again.
     pub(super) retried: u32,
     /// How many workers have died of it.
     pub(super) crashes: u32,
+    /// When it is tried again, of one that is [`TaskState::Delayed`].
+    pub(super) due: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskState {
     Queued,
     Leased(WorkerKey),
-    /// Tried again at this time.
-    Delayed(u64),
+    /// Tried again later.
+    Delayed,
     /// Settled, but its key is still in the queue.
     Dropped,
 }
@@ -65,13 +73,46 @@ pub(super) enum TaskState {
 impl Task {
     #[inline]
     pub(super) fn new(spec: Spec) -> Task {
-        Task { spec, state: TaskState::Queued, retried: 0, crashes: 0 }
+        let Spec { function, size, items, retries, priority, backoff_ns } = spec;
+        let rare = || Box::new(Rare { priority, backoff_ns, ..Rare::default() });
+        Task {
+            function,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+            items,
+            retries,
+            state: TaskState::Queued,
+            rare: (priority != 0 || backoff_ns != 0).then(rare),
+        }
     }
 
+    /// Too large for a message of tasks.
+    #[inline]
+    pub(super) fn is_big(&self) -> bool {
+        self.size as usize > INLINE_BYTES
+    }
+
+    #[inline]
+    pub(super) fn size(&self) -> u64 {
+        self.size.into()
+    }
+
+    pub(super) fn priority(&self) -> i32 {
+        self.rare.as_ref().map_or(0, |rare| rare.priority)
+    }
+
+    pub(super) fn due(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.due)
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+}
+
+impl Rare {
     /// How long to wait before it is tried again.
     pub(super) fn pause_ns(&self) -> u64 {
-        let doubled =
-            self.spec.backoff_ns.saturating_mul(1 << self.retried.saturating_sub(1).min(40));
+        let doubled = self.backoff_ns.saturating_mul(1 << self.retried.saturating_sub(1).min(40));
         doubled.min(RETRY_PAUSE_MAX_NS)
     }
 }

@@ -18,7 +18,7 @@ pub(crate) enum Value {
     /// The bytes of an encoded value.
     Encoded(SmallBytes),
     /// The bytes of the items of a vector of numbers.
-    Numbers(Vec<u8>),
+    Numbers(Box<[u8]>),
     /// The value itself: of the type that the handle knows.
     Direct(Box<dyn Any + Send>),
 }
@@ -43,7 +43,7 @@ impl Value {
         match self {
             Value::Encoded(bytes) => decode(&bytes),
             Value::Numbers(bytes) => {
-                let numbers = codec::decode_numbers::<(R,)>(bytes);
+                let numbers = codec::decode_numbers::<(R,)>(bytes.into_vec());
                 numbers.map(|(value,)| value).ok_or_else(another_type)
             }
             Value::Direct(value) => match value.downcast::<R>() {

@@ -3,4 +3,5 @@
 pub(crate) mod fork_server;
 pub(crate) mod from_worker;
 pub(crate) mod hello;
+pub(crate) mod outcome;
 pub(crate) mod to_worker;
