@@ -33,6 +33,11 @@ pub(crate) const INLINE_BYTES: usize = 80 << 10;
 pub(crate) const PIECES: u8 = 8;
 pub(crate) const PIECE_BYTES: usize = 128 << 10;
 
+/// Arguments of a finished task of more than the first size are freed by the pool's own thread, so that nobody waits for that: giving 64 MiB back to the system takes
+/// milliseconds. As long as less than the second size waits for it: what is submitted faster than it is freed must not pile up.
+pub(crate) const LARGE_BYTES: usize = 1 << 20;
+pub(crate) const ASIDE_BYTES: usize = 128 << 20;
+
 /// Shared objects that may travel with one task: each takes a descriptor in the worker, and a process seldom has more than 1024.
 pub(crate) const MAX_ATTACHMENTS: usize = 1000;
 
@@ -51,9 +56,9 @@ pub(crate) const QUEUE_BYTES: usize = 64 << 20;
 /// Messages above this size go through a pipe as an anonymous file: a socket takes some 200 KiB at a time.
 pub(crate) const PACKET_BYTES: usize = 64 << 10;
 
-/// Work that a busy worker is given ahead, by the observed duration of its tasks: enough to hide a wake-up of some
-/// 50 microseconds, too little to matter when the tasks turn out longer than expected.
-pub(crate) const AHEAD_NS: u64 = 500_000;
+/// Work that a busy worker is given ahead, by the observed duration of its tasks, if so much waits for all: enough for one wake-up of the parent to serve many
+/// tasks, too little to matter when they turn out longer than expected.
+pub(crate) const AHEAD_NS: u64 = 1_000_000;
 
 /// Tasks up to this long are still given one ahead: the wake-up is then hidden behind the running task. Longer ones are
 /// not, because nothing would be gained and the task might wait behind a slow one.
@@ -64,6 +69,10 @@ pub(crate) const STALL_NS: u64 = 5_000_000;
 
 /// A worker that answers several tasks in a row tells the parent at the latest after this time, so that one wake-up serves many.
 pub(crate) const TELL_NS: u64 = 50_000;
+
+/// The same if nobody waits for just one of these tasks: each wake-up takes the time of several short tasks from a worker. Less than what a worker is given
+/// ahead, so that it gets more before it has done that.
+pub(crate) const TELL_LATER_NS: u64 = 400_000;
 
 /// Whoever waits for the other side looks at shared memory for this long before sleeping: a wake-up costs both sides more than that together, and a
 /// longer look would only take time from others.

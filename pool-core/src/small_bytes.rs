@@ -14,6 +14,8 @@ pub(crate) enum SmallBytes {
 }
 
 impl SmallBytes {
+    pub(crate) const NONE: SmallBytes = SmallBytes::Few { len: 0, bytes: [0; ROOM] };
+
     /// Takes what is in the buffer: many as they are, few as a copy, which leaves the buffer its memory.
     #[inline]
     pub(crate) fn take(buffer: &mut Vec<u8>) -> SmallBytes {

@@ -1,6 +1,6 @@
 //! A thread that waits for one result reads its worker's replies itself: the result then takes one wake-up instead of two.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::Waker;
@@ -23,16 +23,19 @@ use crate::transport::lane::LaneProbe;
 use crate::transport::replies::Round;
 
 impl Core {
-    fn expect(&mut self, key: TaskKey, slot: &Arc<TaskSlot>) {
+    fn expect(&mut self, key: TaskKey, slot: &Arc<TaskSlot>, waiting: Waiting) {
         if !self.is_task(key, slot) {
             return;
         }
+        let urgent = waiting == Waiting::ForThis;
         if let Some(body) = self.bodies[key.index()].as_mut() {
-            body.awaited = true;
+            body.awaited |= urgent;
         }
         if let Some((worker, _)) = self.sched.lease_of(key) {
             self.unpark(worker);
-            self.hasten(worker);
+            if urgent {
+                self.hasten(worker);
+            }
         }
     }
 
@@ -78,6 +81,8 @@ impl Core {
 }
 
 thread_local! {
+    /// The pool for whose task this thread waited last, and how many tasks had been submitted then.
+    static LAST_WAIT: Cell<(usize, u64)> = const { Cell::new((0, 0)) };
     /// Rung when the slot is settled by somebody else meanwhile.
     static BELL: OnceCell<Option<(Arc<Doorbell>, Waker)>> = const { OnceCell::new() };
 }
@@ -90,6 +95,23 @@ fn bell() -> Option<(Arc<Doorbell>, Waker)> {
         };
         cell.get_or_init(make).clone()
     })
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// Just this task.
+    ForThis,
+    /// One of many that it has submitted before, whose results it collects one after the other. It is woken less often, and takes what has come meanwhile.
+    ForMany,
+}
+
+impl Core {
+    fn waiting(&self, key: TaskKey, pool: usize) -> Waiting {
+        let id = self.bodies[key.index()].as_ref().map_or(0, |body| body.id.0);
+        let (last, submitted) = LAST_WAIT.replace((pool, self.submitted()));
+        if last == pool && id <= submitted { Waiting::ForMany } else { Waiting::ForThis }
+    }
 }
 
 impl Shared {
@@ -107,29 +129,42 @@ impl Shared {
             // threads tell by themselves
         } else if self.on_service_thread() {
             self.expect(key, slot);
-        } else if self.look(key, slot, deadline) {
-            return true;
-        } else if let Some((bell, waker)) = bell()
-            && let Some((worker, stream)) = self.begin_to_attend(key, slot)
-        {
-            self.attend(worker, &stream, slot, (&bell, &waker), deadline);
-            self.end_to_attend(worker, &stream);
         } else {
-            self.expect(key, slot);
+            let Some(waiting) = self.look(key, slot, deadline) else { return true };
+            if let Some((bell, waker)) = bell()
+                && let Some((worker, stream)) = self.begin_to_attend(key, slot, waiting)
+            {
+                self.attend(worker, &stream, slot, (&bell, &waker), deadline);
+                self.end_to_attend(worker, &stream);
+            } else {
+                self.expect_result(key, slot, waiting);
+            }
         }
         slot.wait(deadline)
     }
 
     /// Reads what lies in the lanes; and if the result is not there but may come soon, and a CPU has nothing better to do, looks for it again and again for a
-    /// moment. Returns whether the slot is settled.
-    fn look(&self, key: TaskKey, slot: &Arc<TaskSlot>, deadline: Option<Instant>) -> bool {
+    /// moment. `None`: the slot is settled.
+    fn look(
+        &self,
+        key: TaskKey,
+        slot: &Arc<TaskSlot>,
+        deadline: Option<Instant>,
+    ) -> Option<Waiting> {
         let begun_ns = clock::now_ns();
         let mut core = self.lock();
         let mut effects = Effects::default();
         core.read_lanes(begun_ns, &mut effects);
+        if !core.is_task(key, slot) {
+            self.finish(core, effects);
+            // it may be with its callbacks
+            return (!slot.is_settled()).then_some(Waiting::ForThis);
+        }
+        let waiting = core.waiting(key, std::ptr::from_ref(self).addr());
         let begun = core.begin_to_look(key, slot, self.cpus);
         self.finish(core, effects);
-        let Some((worker, stream, mut probe)) = begun else { return slot.is_settled() };
+        let unsettled = || (!slot.is_settled()).then_some(waiting);
+        let Some((worker, stream, mut probe)) = begun else { return unsettled() };
         let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         loop {
             let came = !is_late() && spin_until(|| slot.is_settled() || probe.has_news());
@@ -151,7 +186,7 @@ impl Shared {
                 core.listen(worker);
             }
             self.finish(core, effects);
-            return slot.is_settled();
+            return unsettled();
         }
     }
 
@@ -160,6 +195,7 @@ impl Shared {
         &self,
         key: TaskKey,
         slot: &Arc<TaskSlot>,
+        waiting: Waiting,
     ) -> Option<(WorkerKey, Arc<Stream>)> {
         let mut core = self.lock();
         if !core.is_task(key, slot) {
@@ -173,10 +209,11 @@ impl Shared {
             Reading::Attended | Reading::Ended => return None,
         }
         link.reading = Reading::Attended;
+        link.unhurried = waiting == Waiting::ForMany;
         let stream = Arc::clone(&link.stream);
         // it may be taken back, and given to a worker whose replies this thread does not read
         if let Some(body) = core.bodies[key.index()].as_mut() {
-            body.awaited = true;
+            body.awaited |= waiting == Waiting::ForThis;
         }
         Some((worker, stream))
     }
@@ -252,8 +289,12 @@ impl Shared {
 
     /// Somebody sleeps until the task is settled, and does not read the worker's replies: the pool's thread has to, and at once.
     pub(crate) fn expect(&self, key: TaskKey, slot: &Arc<TaskSlot>) {
+        self.expect_result(key, slot, Waiting::ForThis);
+    }
+
+    fn expect_result(&self, key: TaskKey, slot: &Arc<TaskSlot>, waiting: Waiting) {
         let mut core = self.lock();
-        core.expect(key, slot);
+        core.expect(key, slot, waiting);
         let effects = Effects::default();
         self.finish(core, effects);
     }

@@ -16,6 +16,7 @@ use crate::backend::process::tagging::Tagger;
 use crate::error::{SubmitError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
+use crate::limits::{ASIDE_BYTES, LARGE_BYTES};
 use crate::output::TaskOutput;
 use crate::primitives::unharmed;
 use crate::sched::{Action, Event, Phase, Scheduler, Spec};
@@ -136,6 +137,9 @@ pub(crate) struct Core {
     pub(super) tagger: Option<Tagger>,
     pub(super) links: Vec<Option<Link>>,
     pub(super) bodies: Vec<Option<Body>>,
+    /// Large arguments that the pool's thread is to free, and their size.
+    pub(super) aside: Vec<Payload>,
+    pub(super) aside_bytes: usize,
     /// Scratch, empty between two events.
     pub(super) actions: Vec<Action>,
     pub(super) frames: Vec<(Header, SmallBytes)>,
@@ -192,6 +196,8 @@ impl Core {
             tagger: None,
             links: Vec::new(),
             bodies: Vec::new(),
+            aside: Vec::new(),
+            aside_bytes: 0,
             actions: Vec::new(),
             frames: Vec::new(),
             read_buffer: Vec::new(),
@@ -233,6 +239,11 @@ impl Core {
         self.seen_ns = now;
         self.sched.handle(event, now, &mut self.actions);
         self.perform(now, effects);
+    }
+
+    /// How many tasks were submitted.
+    pub(super) fn submitted(&self) -> u64 {
+        self.next_id - 1
     }
 
     /// The pool is open, so this can't fail.
@@ -325,6 +336,16 @@ impl Core {
         let available = self.sched.worker_time(clock::now_ns());
         let used = self.timings.busy_ns as f64 / available.max(1) as f64;
         (run, wait, used.min(1.0))
+    }
+
+    /// Leaves large arguments, which nobody needs any more, to the pool's thread.
+    pub(super) fn lay_aside(&mut self, body: &mut Body) {
+        let len = body.payload.len();
+        if len > LARGE_BYTES && self.aside_bytes + len <= ASIDE_BYTES {
+            self.aside.push(std::mem::replace(&mut body.payload, Payload::NONE));
+            self.aside_bytes += len;
+            self.hurry = true;
+        }
     }
 
     /// Keeps what the task that a worker is running has printed, before its end is told.

@@ -172,8 +172,9 @@ impl Core {
 
     /// The replies of this worker ring the bell again, unless somebody looks by himself.
     pub(super) fn listen(&mut self, worker: WorkerKey) {
+        let many_wait = !self.sched.is_starved();
         if let Some(link) = self.process_mut(worker)
-            && let Some(need) = link.bell()
+            && let Some(need) = link.bell(many_wait)
             && !link.reader.listen(need)
         {
             // what lies there already rings no bell
@@ -291,11 +292,12 @@ impl Core {
 
     fn conclude(
         &mut self,
-        body: Body,
+        mut body: Body,
         outcome: Outcome,
         run_ns: Option<u64>,
         effects: &mut Effects,
     ) {
+        self.lay_aside(&mut body);
         self.limited -= usize::from(body.limits().any());
         if let Some(observer) = &mut self.observer {
             let (task, error) =

@@ -75,6 +75,7 @@ impl Core {
         now: u64,
         effects: &mut Effects,
     ) -> Round {
+        let many_wait = !self.sched.is_starved();
         let link = match self.links.get_mut(worker.index()).and_then(Option::as_mut) {
             Some(Link::Process(link)) => link,
             Some(Link::Thread(_)) => {
@@ -87,7 +88,7 @@ impl Core {
             return Round::End;
         }
         failpoint::with("parent.read", link.pid);
-        let bell = link.bell();
+        let bell = link.bell(many_wait);
         let (frames, buffer) = (&mut self.frames, &mut self.read_buffer);
         let take = |header, body| frames.push((header, body));
         let round = match ways {

@@ -68,6 +68,8 @@ fn turn(shared: &Arc<Shared>, tokens: &mut Vec<u64>) -> bool {
     shared.bell.disarm(tokens.contains(&BELL));
     let mut core = shared.lock();
     let mut effects = Effects::default();
+    effects.garbage.append(&mut core.aside);
+    core.aside_bytes = 0;
     let now = clock::now_ns();
     core.hear_ends(tokens.contains(&ENDS));
     for worker in std::mem::take(&mut core.untold) {

@@ -97,6 +97,8 @@ pub(crate) enum Payload {
 }
 
 impl Payload {
+    pub(super) const NONE: Payload = Payload::Inline(SmallBytes::NONE);
+
     /// Encoded arguments.
     #[inline]
     pub(crate) fn encoded(bytes: SmallBytes) -> Payload {
@@ -114,7 +116,7 @@ impl Payload {
     }
 
     #[inline]
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Payload::Inline(bytes) => bytes.len(),
             Payload::Big(bytes) => bytes.len(),

@@ -57,8 +57,12 @@ impl Scheduler {
         if worker.leases.is_empty() {
             self.workers[key.index()].last_progress = now;
         }
-        let mut bytes = 0;
-        while let Some(task) = self.next_queued() {
+        // not what the others could begin at the same time
+        let share = self.queue.len().div_ceil(self.workers.len());
+        let (mut bytes, mut count) = (0, 0);
+        while count < share
+            && let Some(task) = self.next_queued()
+        {
             let next = &self.tasks[task.index()];
             let (function, items) = (next.function, next.items);
             let (big, size) = (next.is_big(), next.size());
@@ -74,6 +78,7 @@ impl Scheduler {
             let lease = worker.hold(task, expected, big, items);
             out.push(Action::Lease { worker: key, task, lease });
             bytes += size + 32;
+            count += 1;
         }
         if bytes > 0 {
             self.workers[key.index()].sent_frames += 1;

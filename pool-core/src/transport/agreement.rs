@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u64)]
 pub(crate) enum Need {
-    /// When the writer has nothing else to do.
-    Sometime = 1,
+    /// When the writer has nothing else to do, or has had much to do for long.
+    Later = 1,
+    /// The same, but it is not to be long.
+    Soon = 2,
     /// At once: somebody waits.
-    Now = 2,
+    Now = 3,
 }
 
 /// The steps, with their orderings: for all kinds of words, because the model of the [lane](super::lane) has one that loom knows.

@@ -230,6 +230,11 @@ impl LaneWriter {
         self.lane.word(LISTENS).load(SeqCst) != 0
     }
 
+    /// Whether the reader needs to be told so soon. The wish stays.
+    pub(crate) fn is_needed(&self, need: Need) -> bool {
+        self.lane.word(LISTENS).get() >= need as u64
+    }
+
     /// Whether the reader must be told of what was published, if it needs it so soon. Asking takes the wish away.
     #[inline]
     pub(crate) fn is_bell_wanted(&self, need: Need) -> bool {
@@ -253,29 +258,30 @@ mod tests {
         let mut buffer = Vec::new();
         assert_eq!(reader.copy_out(&mut buffer), Ok(false));
         assert!(reader.listen(Need::Now));
-        assert!(writer.publish(b"one", 0) && writer.is_bell_wanted(Need::Sometime));
-        assert!(writer.publish(b"two", 0) && !writer.is_bell_wanted(Need::Sometime));
+        assert!(writer.publish(b"one", 0) && writer.is_bell_wanted(Need::Later));
+        assert!(writer.publish(b"two", 0) && !writer.is_bell_wanted(Need::Later));
         assert_eq!(reader.copy_out(&mut buffer), Ok(true));
         assert_eq!(buffer, b"onetwo");
         assert!(
-            writer.publish(b"three", 0) && !writer.is_bell_wanted(Need::Sometime),
+            writer.publish(b"three", 0) && !writer.is_bell_wanted(Need::Later),
             "the reader is awake"
         );
         assert!(!reader.listen(Need::Now), "there is something, so nobody may sleep");
         assert!(!reader.stop_listening(), "nobody has rung");
         assert_eq!(reader.copy_out(&mut buffer), Ok(true));
         assert!(reader.listen(Need::Now));
-        assert!(writer.publish(b"four", 0) && writer.is_bell_wanted(Need::Sometime));
+        assert!(writer.publish(b"four", 0) && writer.is_bell_wanted(Need::Later));
         assert!(reader.stop_listening(), "the bell was rung");
     }
 
     #[test]
     fn a_reader_without_need_is_told_when_there_is_time() {
         let (reader, mut writer) = pair();
-        assert!(reader.listen(Need::Sometime));
+        assert!(reader.listen(Need::Later));
         assert!(writer.publish(b"one", 0) && !writer.is_bell_wanted(Need::Now));
-        assert!(writer.is_bell_wanted(Need::Sometime), "the wish is still there");
-        assert!(!writer.is_bell_wanted(Need::Sometime));
+        assert!(writer.is_needed(Need::Later) && !writer.is_needed(Need::Now));
+        assert!(writer.is_bell_wanted(Need::Later), "the wish is still there");
+        assert!(!writer.is_bell_wanted(Need::Later));
     }
 
     #[test]
@@ -409,7 +415,7 @@ mod model {
 
     #[test]
     fn a_reader_that_sleeps_is_always_told() {
-        for need in [Need::Sometime, Need::Now] {
+        for need in [Need::Later, Need::Soon, Need::Now] {
             model(move || {
                 let lane = Arc::new(Both::new());
                 let writer = Arc::clone(&lane);
@@ -432,12 +438,12 @@ mod model {
             let writer = thread::spawn(move || {
                 writer.write(0, 7, Need::Now);
                 // nothing else to do
-                if is_asked(&writer.listens, Need::Sometime) {
+                if is_asked(&writer.listens, Need::Later) {
                     *lock(&writer.bells.0) += 1;
                     writer.bells.1.notify_one();
                 }
             });
-            assert_eq!(lane.read(0, Need::Sometime), 7);
+            assert_eq!(lane.read(0, Need::Later), 7);
             writer.join().unwrap();
         });
     }

@@ -151,7 +151,7 @@ impl ReplyReader {
                 len
             }
             Kind::PieceTaken => {
-                take(header, SmallBytes::from(&[][..]));
+                take(header, SmallBytes::NONE);
                 0
             }
             _ => return Err(Malformed),

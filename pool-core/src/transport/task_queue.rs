@@ -32,11 +32,7 @@ impl TaskQueueWriter {
     pub(crate) fn send(&mut self, message: &[u8]) -> Result<(), Unsent> {
         let Some(lane) = &mut self.lane else { return self.sender.send(message) };
         if lane.publish(message, SPARE) {
-            return if lane.is_bell_wanted(Need::Sometime) {
-                self.sender.send(&[])
-            } else {
-                Ok(())
-            };
+            return if lane.is_bell_wanted(Need::Later) { self.sender.send(&[]) } else { Ok(()) };
         }
         let mut pointer = Vec::with_capacity(1);
         to_worker::push(&ToWorker::Elsewhere, &mut pointer);

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::codec::{self, Lent};
-use crate::limits::{INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_NS};
+use crate::limits::{INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_LATER_NS, TELL_NS};
 use crate::output::TaskOutput;
 use crate::spin::spin_until;
 use crate::sys::{failpoint, poll, socket};
@@ -130,7 +130,8 @@ impl Outbox {
             return self.send_frame();
         }
         let (since, first) = *self.untold.get_or_insert((now_ns, position));
-        if now_ns - since < TELL_NS {
+        let passed = now_ns - since;
+        if passed < TELL_NS || (passed < TELL_LATER_NS && !lane.is_needed(Need::Soon)) {
             return Ok(());
         }
         if lane.is_read(first) {
@@ -151,7 +152,7 @@ impl Outbox {
     fn send_pieces(&mut self, body: &[u8]) -> io::Result<()> {
         for piece in body.chunks(PIECE_BYTES) {
             while !self.results.has_room() && !spin_until(|| self.results.has_room()) {
-                self.ring(Need::Sometime)?;
+                self.ring(Need::Later)?;
                 self.results.sleep(LONGEST_SLICE);
                 if poll::has_hung_up(self.stream.as_fd()) {
                     return Err(io::ErrorKind::BrokenPipe.into());
@@ -165,7 +166,7 @@ impl Outbox {
             failpoint::at("worker.piece");
             self.ring(Need::Now)?;
         }
-        self.ring(Need::Sometime)
+        self.ring(Need::Later)
     }
 
     /// Says that a piece of an argument was taken: soon enough for the parent to fill its place before the others are empty.
@@ -174,12 +175,12 @@ impl Outbox {
         if !self.lane.as_mut().is_some_and(|lane| lane.publish(&header.encode(), 0)) {
             return self.send(header, |_| Ok(()));
         }
-        self.ring(Need::Sometime)
+        self.ring(Need::Later)
     }
 
     /// Tells the parent of what lies in the lane. To be called before this process sleeps.
     pub(super) fn tell(&mut self) -> io::Result<()> {
-        self.tell_if(Need::Sometime)?;
+        self.tell_if(Need::Later)?;
         self.untold = None;
         Ok(())
     }

@@ -99,6 +99,8 @@ pub(crate) struct ProcessLink {
     pub(crate) onlookers: u32,
     /// Somebody sleeps until a task that it has, or had, is done. Until it has none.
     pub(crate) awaited: bool,
+    /// Who attends to it collects the results of many tasks.
+    pub(crate) unhurried: bool,
     /// It was asked for the result of the finalizer, and has not told it.
     pub(crate) finalizing: bool,
     /// When its memory is looked at next.
@@ -187,6 +189,7 @@ impl ProcessLink {
             reading: Reading::Watched,
             onlookers: 0,
             awaited: false,
+            unhurried: false,
             finalizing: false,
             next_memory_check: 0,
             violated: false,
@@ -342,12 +345,24 @@ impl ProcessLink {
 
     /// How soon replies in the lane are to be told by the bell; `None`: somebody looks by himself, or nobody wants to know.
     #[inline]
-    pub(crate) fn bell(&self) -> Option<Need> {
+    pub(crate) fn bell(&self, many_wait: bool) -> Option<Need> {
         if self.onlookers > 0 || self.reading == Reading::Parked {
             return None;
         }
-        let urgent = self.awaited || self.reading == Reading::Attended;
-        Some(if urgent { Need::Now } else { Need::Sometime })
+        let attended = self.reading == Reading::Attended;
+        let collected = self.reading == Reading::Watched || self.unhurried;
+        Some(match self.awaited {
+            true => Need::Now,
+            // who has submitted more than the workers can have at a time gains nothing by being told of each
+            false if many_wait && collected => Need::Later,
+            false => {
+                if attended {
+                    Need::Now
+                } else {
+                    Need::Soon
+                }
+            }
+        })
     }
 
     /// Collects how the process has ended, which its pidfd has told; `None`: not yet.
