@@ -107,7 +107,6 @@ for count in WORKER_COUNTS:
 SCALE = ("outstanding", "imap", *(f"workers_{count}" for count in WORKER_COUNTS))
 # Only if asked for, by `--long` or by name: these take a minute for each side.
 LONG = ("long_imap",)
-LONG_ITEMS = (1_000_000, 10_000_000, 100_000_000)
 CLI = ("true_2", "true_10", "sh_2", "sh_10")
 
 # Without these a smoke run is quick and needs nothing but Rust and Python.

@@ -4,7 +4,7 @@ import math
 import statistics
 
 import plot
-from measurements import COMMANDS, LONG_ITEMS, MEASUREMENTS, ROWS, SIDES, WORKER_COUNTS
+from measurements import COMMANDS, MEASUREMENTS, ROWS, SIDES, WORKER_COUNTS
 from sides import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -142,13 +142,15 @@ def workers(figures):
 def long_imap(figures):
     kinds = (("chunks", "chunks of 16,384"), ("default", "default settings"))
     keys = (("gained_kib", "memory gained at most, KiB"), ("per_s", "items/s"))
+    sides = figures.sides("long_imap")
+    sizes = sorted({int(name.rsplit("_", 1)[1]) for side in sides for name in figures.results[side]["long_imap"]})
     rows = (
-        [SIDES[side], kind, label, *(number(figures.median(side, "long_imap", f"{prefix}_{key}_{items}"), 0) for items in LONG_ITEMS)]
+        [SIDES[side], kind, label, *(number(figures.median(side, "long_imap", f"{prefix}_{key}_{items}"), 0) for items in sizes)]
         for prefix, kind in kinds
         for key, label in keys
-        for side in figures.sides("long_imap")
+        for side in sides
     )
-    yield from grid(["", "", "items:", *(f"{items:,}" for items in LONG_ITEMS)], rows)
+    yield from grid(["", "", "items:", *(f"{items:,}" for items in sizes)], rows)
 
 
 def targets(figures):
