@@ -28,7 +28,7 @@ fn both_ways<T: Serialize + DeserializeOwned + 'static>(
         bencher.iter(|| {
             out.clear();
             parts::encode(black_box(value), &mut out);
-            out.len()
+            black_box(&out).len()
         });
     });
     group.bench_function(format!("decode {name}"), |bencher| {
