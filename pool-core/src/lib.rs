@@ -219,6 +219,9 @@ pub mod manager;
 #[path = "../../tests/src/mutate.rs"]
 mod mutate;
 mod output;
+#[cfg(feature = "parts")]
+#[doc(hidden)]
+pub mod parts;
 mod pool;
 mod primitives;
 mod process;

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import report
-from measurements import CLI, MEASUREMENTS, SCALE, SIDES, SMOKE_SIDES
+from measurements import CLI, LONG, MEASUREMENTS, SCALE, SIDES, SMOKE_SIDES
 from sides import Sides, machine
 
 
@@ -20,6 +20,7 @@ def arguments():
     parser.add_argument("--minutes", type=float, default=9, help="begin no further round of anything after so long (default: %(default)s)")
     parser.add_argument("--only", action="append", metavar="NAME", help="only measurements whose names begin so; may be given several times")
     parser.add_argument("--scale", action="store_true", help="only what grows with workers, tasks and items")
+    parser.add_argument("--long", action="store_true", help=f"also what takes a minute for each side: {', '.join(LONG)}")
     parser.add_argument("--cli", action="store_true", help="only commands")
     parser.add_argument("--sides", metavar="SIDE,..", help=f"only these sides, of {', '.join(SIDES)}")
     parser.add_argument("--list", action="store_true", help="list the measurements")
@@ -40,6 +41,8 @@ def chosen(options):
     found = {}
     for name, measurement in MEASUREMENTS.items():
         if prefixes and not name.startswith(prefixes):
+            continue
+        if name in LONG and not (prefixes or options.long or options.smoke):
             continue
         if "apart" in name and len(os.sched_getaffinity(0)) == 1:
             continue

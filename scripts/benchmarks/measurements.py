@@ -87,6 +87,7 @@ MEASUREMENTS = {
     "mixed_8": Measurement({**all_of(("pool-core", "bare", "fork", *THREADS), 12_000), "procspawn": 8_000}, "tasks", 300, 0.7),
     "program_500": Measurement(all_of(("pool-core", "fork", "executor", "procspawn"), 500), "tasks", 110, 0.2),
     "imap": Measurement({"pool-core": 100_000_000, "fork": 5_000_000}, "items", 100_000, 0.2),
+    "long_imap": Measurement({"pool-core": 100_000_000, "fork": 100_000_000}, "items", 100_000, 0.2),
     "lock": Measurement({"pool-core": 10_000_000, "fork": 1_000_000}, "times", 10_000),
     "lock_contended": Measurement({"pool-core": 1_000_000, "fork": 100_000}, "times", 1_000),
     "queue": Measurement({"pool-core": 1_000_000, "fork": 100_000}, "items", 1_000),
@@ -104,6 +105,8 @@ for count in WORKER_COUNTS:
     MEASUREMENTS[f"workers_{count}"] = Measurement(all_of(("pool-core", "pool-core-fork-server", "fork"), count), "workers", min(count, 2), 0.2)
 
 SCALE = ("outstanding", "imap", *(f"workers_{count}" for count in WORKER_COUNTS))
+# Only if asked for, by `--long` or by name: these take a minute for each side.
+LONG = ("long_imap",)
 CLI = ("true_2", "true_10", "sh_2", "sh_10")
 
 # Without these a smoke run is quick and needs nothing but Rust and Python.

@@ -380,9 +380,20 @@ def pss_kib(pid):
         return next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
 
 
-def rss_kib():
+def status_kib(name):
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
+        return next(int(line.split()[1]) for line in file if line.startswith(name))
+
+
+def rss_kib():
+    return status_kib("VmRSS:")
+
+
+def forget_peak():
+    """From now on, the highest resident memory of this process counts from what it has at this moment; gives that."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    return status_kib("VmHWM:")
 
 
 def idle_memory(side, workers):
@@ -447,6 +458,24 @@ def imap(side, items):
     few = items // 500
     figures["default_per_s"] = few / timed(lambda: sum(pool.imap(plus_one, range(few), 1)))
     return figures
+
+
+def long_imap(side, items):
+    pool = start_side(side, WORKERS)
+    figures = {}
+    # with default settings the largest two would take an hour
+    for name, chunk, sizes in (("chunks", 16_384, (items // 100, items // 10, items)), ("default", 1, (items // 100,))):
+        sum(pool.imap(plus_one, range(10_000), chunk))
+        for size in sizes:
+            before = forget_peak()
+            elapsed = timed(lambda: check_sum(pool.imap(plus_one, range(size), chunk), size))
+            figures[f"{name}_gained_kib_{size}"] = status_kib("VmHWM:") - before
+            figures[f"{name}_per_s_{size}"] = size / elapsed
+    return figures
+
+
+def check_sum(results, items):
+    assert sum(results) == items * (items + 1) // 2
 
 
 # shared state, the same for all of them
@@ -548,8 +577,8 @@ MEASUREMENTS = {
         function.__name__: function
         for function in (
             apply_async, efficiency_apply, efficiency_map, round_trip_apart, round_trip_together, round_trip_idle, mixed_2,
-            mixed_8, payload, start, terminate, one_task_each, idle_memory, program_500, outstanding, workers, imap, lock,
-            lock_contended, queue, array_fill, pass_gigabyte,
+            mixed_8, payload, start, terminate, one_task_each, idle_memory, program_500, outstanding, workers, imap, long_imap,
+            lock, lock_contended, queue, array_fill, pass_gigabyte,
         )
     },
 }

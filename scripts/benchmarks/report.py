@@ -139,6 +139,20 @@ def workers(figures):
     yield from grid(["", "workers:", *map(str, WORKER_COUNTS)], rows)
 
 
+def long_imap(figures):
+    kinds = (("chunks", "chunks of 16,384"), ("default", "default settings"))
+    keys = (("gained_kib", "memory gained at most, KiB"), ("per_s", "items/s"))
+    sides = figures.sides("long_imap")
+    sizes = sorted({int(name.rsplit("_", 1)[1]) for side in sides for name in figures.results[side]["long_imap"]})
+    rows = (
+        [SIDES[side], kind, label, *(number(figures.median(side, "long_imap", f"{prefix}_{key}_{items}"), 0) for items in sizes)]
+        for prefix, kind in kinds
+        for key, label in keys
+        for side in sides
+    )
+    yield from grid(["", "", "items:", *(f"{items:,}" for items in sizes)], rows)
+
+
 def targets(figures):
     """What was aimed at, what was reached, and whether it is that. As ratios in this run where the target is one."""
 
@@ -211,6 +225,7 @@ def sections(run):
     ), list(efficiency(figures, "efficiency_apply"))
     yield "Efficiency, by map", "Default chunks; procspawn and crossbeam have chunks made by hand.", list(efficiency(figures, "efficiency_map"))
     yield "Number of workers", "", list(workers(figures))
+    yield "An iterator without end", "`imap`, and by how much the highest resident memory of the parent (VmHWM) has grown meanwhile.", list(long_imap(figures))
     yield "Commands", "A second; pool-cli writes one JSON object per command, the others what the command printed.", list(beside_all(figures, commands))
 
 

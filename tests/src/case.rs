@@ -23,14 +23,36 @@ pub struct Case {
     stop: Option<mpsc::Sender<()>>,
 }
 
-/// A builder of worker processes that are started as `POOL_TESTS_START` says: `fork-server`, `pid-namespace`, or afresh; and without a fast lane if
-/// `POOL_TESTS_FAST_LANE` is set.
+/// What a variable that changes the whole suite says; one that says nothing known must not pass for another.
+fn chosen(variable: &str, values: &[&'static str]) -> &'static str {
+    let said = std::env::var(variable).unwrap_or_else(|_| values[0].to_owned());
+    let known = values.iter().find(|value| **value == said);
+    known.unwrap_or_else(|| panic!("{variable} is one of {values:?}, not {said:?}"))
+}
+
+/// Whether the pools of the suite have a fast lane where a test does not decide that itself: `POOL_TESTS_FAST_LANE`, `on` or `off`.
+#[must_use]
+pub fn fast_lane() -> bool {
+    chosen("POOL_TESTS_FAST_LANE", &["on", "off"]) == "on"
+}
+
+/// A builder of worker processes that are started as they are by default, with a fast lane if [`fast_lane`] says so.
+pub fn plain_builder(processes: usize) -> PoolBuilder {
+    Pool::builder().processes(processes).fast_lane(fast_lane())
+}
+
+/// A pool of a [`plain_builder`].
+#[must_use]
+pub fn plain_pool(processes: usize) -> Pool {
+    plain_builder(processes).build().unwrap()
+}
+
+/// A [`plain_builder`] of worker processes that are started as `POOL_TESTS_START` says: `afresh`, by a `fork-server`, or in a `pid-namespace`.
 pub fn builder(processes: usize) -> PoolBuilder {
-    let lane = std::env::var("POOL_TESTS_FAST_LANE").is_err();
-    let builder = Pool::builder().processes(processes).fast_lane(lane);
-    match std::env::var("POOL_TESTS_START").as_deref() {
-        Ok("fork-server") => builder.start_method(StartMethod::ForkServer),
-        Ok("pid-namespace") => builder.start_method(StartMethod::ForkServer).pid_namespace(true),
+    let builder = plain_builder(processes);
+    match chosen("POOL_TESTS_START", &["afresh", "fork-server", "pid-namespace"]) {
+        "fork-server" => builder.start_method(StartMethod::ForkServer),
+        "pid-namespace" => builder.start_method(StartMethod::ForkServer).pid_namespace(true),
         _ => builder,
     }
 }

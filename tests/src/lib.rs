@@ -11,7 +11,9 @@ mod gate;
 mod program;
 pub mod reply_socket;
 
-pub use case::{Case, ENDINGS, Ending, builder, eventually, seats, within};
+pub use case::{
+    Case, ENDINGS, Ending, builder, eventually, fast_lane, plain_builder, plain_pool, seats, within,
+};
 pub use freezer::Freezer;
 pub use gate::{Gate, Ledger};
 pub use program::{Program, Running};

@@ -195,7 +195,7 @@ fn c1_44_workers_inherit_no_descriptors() {
 
 /// Builds a pool in a worker, which does the same, until it is refused: gives how deep it got and why it ended.
 fn nest(depth: u32) -> (u32, String) {
-    match Pool::new(1) {
+    match pool_tests::plain_builder(1).build() {
         Ok(pool) => pool.apply(nest, (depth + 1,)).unwrap(),
         Err(error) => (depth, format!("{error:?}")),
     }
@@ -203,7 +203,7 @@ fn nest(depth: u32) -> (u32, String) {
 
 fn nest_or_fail(depth: u32) -> anyhow::Result<u32> {
     use anyhow::Context;
-    let pool = Pool::new(1)?;
+    let pool = pool_tests::plain_builder(1).build()?;
     pool.apply(nest_or_fail, (depth + 1,)).with_context(|| format!("level {depth}"))
 }
 
@@ -211,7 +211,7 @@ fn nest_or_fail(depth: u32) -> anyhow::Result<u32> {
 fn c1_61_pools_in_workers_up_to_a_limit() {
     let case = Case::new();
     let pool = case.pool(2);
-    let inner = |n: u64| Pool::new(2).unwrap().map(square, 0..n).unwrap();
+    let inner = |n: u64| pool_tests::plain_pool(2).map(square, 0..n).unwrap();
     assert_eq!(pool.apply(inner, (20,)), Ok(squares(0..20)));
     let (depth, error) = pool.apply(nest, (1,)).unwrap();
     assert!(error.starts_with("NestedTooDeep"), "{error}");
@@ -224,7 +224,7 @@ fn c1_61_pools_in_workers_up_to_a_limit() {
     // a terminated worker takes its inner pool with it
     let gate = Gate::new();
     let keeps = |gate: String| {
-        let inner = Pool::new(2).unwrap();
+        let inner = pool_tests::plain_pool(2);
         let _at_work = inner.apply_async(wait_at, (gate.clone(),)).unwrap();
         Gate::wait_at(&gate);
     };

@@ -251,7 +251,7 @@ fn a_fork_server_ends_with_its_parent_also_while_it_preloads() {
     let pool = case.pool(1);
     let parent = |gate: String| {
         let hang = |gate: String| Gate::wait_at(&gate);
-        let builder = Pool::builder().processes(1).start_method(StartMethod::ForkServer);
+        let builder = pool_tests::plain_builder(1).start_method(StartMethod::ForkServer);
         drop(builder.preload(hang, (gate,)).build());
     };
     let handle = pool.apply_async(parent, (gate.path(),)).unwrap();

@@ -31,13 +31,17 @@ fn assert_terminated<R: std::fmt::Debug>(handles: Vec<AsyncResult<R>>) {
 
 /// Terminates workers that do something; each must be gone, and every handle settled, when it returns.
 fn terminate_while(prepare: impl Fn(&Pool, &Gate) -> Vec<AsyncResult<()>>) {
+    terminate_and(Case::assert_nothing_left, prepare);
+}
+
+fn terminate_and(check: fn(&Case), prepare: impl Fn(&Pool, &Gate) -> Vec<AsyncResult<()>>) {
     let case = Case::new();
     let gate = Gate::new();
     let pool = case.builder(3).grace(GRACE).build().unwrap();
     let mut handles = prepare(&pool, &gate);
     handles.extend((0..100).map(|_| pool.apply_async(wait_at, (gate.path(),)).unwrap()));
     within(BOUND, "terminate", || pool.terminate());
-    case.assert_nothing_left();
+    check(&case);
     assert_terminated(handles);
     pool.join().unwrap();
     assert!(matches!(pool.apply_async(wait_at, (gate.path(),)), Err(SubmitError::Closed)));
@@ -156,7 +160,14 @@ fn start_family(gate: String) {
 
 #[test]
 fn terminate_with_grandchildren_that_ignore_sigterm() {
-    terminate_while(|pool, gate| {
+    // the workers are gone; what they have started has got its SIGKILL, and is nobody's child that could be waited for: it ends when the kernel next lets it run
+    let check = |case: &Case| {
+        let is_family = |process: &census::Process| ["sh", "sleep"].contains(&&*process.name);
+        let left = case.processes();
+        assert!(left.iter().all(is_family), "workers are left: {left:#?}");
+        eventually(SOON, "their families end", || case.processes().is_empty());
+    };
+    terminate_and(check, |pool, gate| {
         let handles =
             (0..3).map(|_| pool.apply_async(start_family, (gate.path(),)).unwrap()).collect();
         gate.await_arrivals(3);

@@ -856,7 +856,7 @@ fn c6_192_proxies_travel_through_pools_threads_processes_and_results() {
     let threads = dummy::Pool::new(2).unwrap();
     threads.starmap(push, (10..20).map(|x| (list.clone(), x))).unwrap();
     let nested = |list: List<u64>| {
-        let pool = pool_core::Pool::new(2).unwrap();
+        let pool = pool_tests::plain_pool(2);
         let push = |list: List<u64>, x: u64| list.push(&x).unwrap();
         pool.starmap(push, (20..30).map(|x| (list.clone(), x))).unwrap();
         let inner = Process::spawn(push, (list, 30)).unwrap();

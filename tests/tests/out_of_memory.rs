@@ -150,7 +150,7 @@ fn what_a_killed_program_has_left_is_removed_by_the_next() {
     let case = Case::new();
     let program = |parent: PathBuf| -> usize {
         let inner =
-            Pool::builder().processes(1).cgroup_memory_limit(32 << 20).cgroup_parent(&parent);
+            pool_tests::plain_builder(1).cgroup_memory_limit(32 << 20).cgroup_parent(&parent);
         let inner = inner.build().unwrap();
         let (runaway, _) = inner.apply(start_runaway, ()).unwrap();
         println!("{runaway}");

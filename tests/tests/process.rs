@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use pool_core::{
-    ExitCause, Pool, Process, ProcessError, TaskError, Thread, Waitable, WorkerIndex,
-    active_children, current_process, parent_process, wait,
+    ExitCause, Process, ProcessError, TaskError, Thread, Waitable, WorkerIndex, active_children,
+    current_process, parent_process, wait,
 };
 use pool_tests::fault::Fault;
 use pool_tests::{Case, Gate, Ledger, Program, census, eventually, fault};
@@ -307,7 +307,7 @@ fn c5_169_nesting_is_limited() {
 fn c5_169_pools_and_processes_inside_each_other() {
     let case = Case::new();
     let pool_inside = || {
-        let pool = Pool::builder().processes(2).name("inner").build().unwrap();
+        let pool = pool_tests::plain_builder(2).name("inner").build().unwrap();
         let sum = pool.map(|x: u64| x * x, 0..100).unwrap().iter().sum::<u64>();
         (sum, pool.apply(|| current_process().depth(), ()).unwrap())
     };

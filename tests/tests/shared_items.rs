@@ -168,7 +168,7 @@ fn c6_184_workers_of_nested_pools_and_processes_pass_them_on() {
     let middle = |mail: Queue<Letters>| {
         let letters = Letters::bounded(2).unwrap();
         mail.put(letters.clone()).unwrap();
-        let nested = Pool::new(2).unwrap();
+        let nested = pool_tests::plain_pool(2);
         let tasks: Vec<_> =
             (0..2).map(|_| nested.apply_async(innermost, (letters.clone(),)).unwrap()).collect();
         let process = Process::spawn(innermost, (letters,)).unwrap();

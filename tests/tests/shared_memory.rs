@@ -154,7 +154,7 @@ fn c6_184_initializers_and_nested_pools_get_them_too() {
     pool.map(|n: u64| add(TOTAL.get().unwrap().clone(), n), [1, 2, 3]).unwrap();
     assert_eq!(total.get(), 6);
     let nested = |total: Value<u64>| -> anyhow::Result<u64> {
-        let inner = pool_core::Pool::new(2)?;
+        let inner = pool_tests::plain_builder(2).build()?;
         inner.starmap(add, [(total.clone(), 10), (total.clone(), 20)])?;
         let made_here = Value::new(5_u64)?;
         inner.apply(add, (made_here.clone(), 1))?;

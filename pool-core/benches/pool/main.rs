@@ -84,6 +84,7 @@ fn measure(measurement: &str, size: usize) -> anyhow::Result<Figures> {
         "outstanding" => scale::outstanding(size),
         "workers" => scale::workers(start, size),
         "imap" => scale::imap(size as u64),
+        "long_imap" => scale::long_imap(size as u64),
         "lock" => shared::lock(size),
         "lock_contended" => shared::lock_contended(size),
         "queue" => shared::queue(size),

@@ -36,6 +36,17 @@ pub(crate) fn outstanding(tasks: usize) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
+/// From now on, the highest resident memory of this process counts from what it has at this moment; gives that.
+fn forget_peak() -> anyhow::Result<u64> {
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    peak_kib()
+}
+
+/// The highest resident memory of this process since then.
+fn peak_kib() -> anyhow::Result<u64> {
+    common::kib_of("/proc/self/status", "VmHWM:")
+}
+
 /// Everything that depends on the number of workers.
 pub(crate) fn workers(start: Start, workers: usize) -> anyhow::Result<Figures> {
     const TASKS: u64 = 200_000;
@@ -71,9 +82,11 @@ pub(crate) fn workers(start: Start, workers: usize) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
+/// Items in one chunk of an iterator.
+const CHUNK: usize = 16_384;
+
 /// An iterator over so many items that they fit nowhere, in chunks; and what the process has grown by meanwhile.
 pub(crate) fn imap(items: u64) -> anyhow::Result<Figures> {
-    const CHUNK: usize = 16_384;
     let pool = Pool::new(WORKERS)?;
     let mut sum = 0u64;
     let mut take = |items: u64| -> anyhow::Result<()> {
@@ -96,5 +109,33 @@ pub(crate) fn imap(items: u64) -> anyhow::Result<Figures> {
     let begun = Instant::now();
     pool.imap(plus_one, 0..few).try_for_each(|result| result.map(drop))?;
     figures.add("default_per_s", few as f64 / begun.elapsed().as_secs_f64());
+    Ok(figures)
+}
+
+/// By how much the highest resident memory of this process grows while it iterates over ever more items, in chunks and with default settings: not with their number.
+pub(crate) fn long_imap(items: u64) -> anyhow::Result<Figures> {
+    let pool = Pool::new(WORKERS)?;
+    let mut figures = Figures::default();
+    let take = |chunk: Option<usize>, items: u64| -> anyhow::Result<f64> {
+        let task = pool.task(plus_one);
+        let task = if let Some(chunk) = chunk { task.chunk_size(chunk) } else { task };
+        let (mut sum, begun) = (0u64, Instant::now());
+        for result in task.imap(0..items) {
+            sum = sum.wrapping_add(result?);
+        }
+        let elapsed = begun.elapsed().as_secs_f64();
+        assert_eq!(sum, items * (items + 1) / 2);
+        Ok(elapsed)
+    };
+    for (name, chunk) in [("chunks", Some(CHUNK)), ("default", None)] {
+        take(chunk, items.min(100_000))?;
+        for items in [items / 100, items / 10, items] {
+            let before = forget_peak()?;
+            let elapsed = take(chunk, items)?;
+            let gained = peak_kib()?.saturating_sub(before);
+            figures.add(format!("{name}_gained_kib_{items}"), gained as f64);
+            figures.add(format!("{name}_per_s_{items}"), items as f64 / elapsed);
+        }
+    }
     Ok(figures)
 }

@@ -35,7 +35,7 @@ fn main() {
         };
     }
     let method = if method == "fork" { StartMethod::ForkServer } else { StartMethod::Spawn };
-    let builder = Pool::builder().processes(2).start_method(method);
+    let builder = pool_tests::plain_builder(2).start_method(method);
     let builder = if profile == "none" { builder } else { builder.sandbox(sandbox) };
     let builder = builder.env("ALLOWED", "yes");
     let builder = match probe.as_str() {
@@ -245,7 +245,7 @@ fn try_it(probe: String, rest: Vec<String>, parent: u32) -> String {
         // getpid, by the number that programs of 32-bit pointers use
         "x32" => outcome(system_call(0x4000_0000 + 39, [0, 0, 0])),
         "filter" => outcome(system_call(libc::SYS_seccomp, [1, 0, 0])),
-        "nested-pool" => match Pool::new(1) {
+        "nested-pool" => match pool_tests::plain_builder(1).build() {
             Ok(_) => "OK".to_owned(),
             Err(_) => "refused".to_owned(),
         },

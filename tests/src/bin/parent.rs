@@ -78,7 +78,7 @@ fn workers(doing: &str, gate: &str) {
 
 /// Two forked workers, and two processes that have left their groups; all of them, and the fork server, are told of.
 fn runaways(gate: &str) {
-    let pool = Pool::builder().processes(2).start_method(StartMethod::ForkServer).build().unwrap();
+    let pool = pool_tests::plain_builder(2).start_method(StartMethod::ForkServer).build().unwrap();
     let start = |gate: String| {
         let script = "trap '' TERM HUP INT; echo $$ >>\"$0/arrived\"; while :; do sleep 1000; done";
         let child = Command::new("setsid").args(["sh", "-c", script, &gate]).spawn().unwrap();
@@ -100,7 +100,7 @@ fn runaways(gate: &str) {
 
 /// A task that leaves its process group, in a PID namespace: tells when it runs, or why there is none.
 fn isolated_runaway(gate: &str) {
-    let builder = Pool::builder().processes(2).start_method(StartMethod::ForkServer);
+    let builder = pool_tests::plain_builder(2).start_method(StartMethod::ForkServer);
     let pool = match builder.pid_namespace(true).build() {
         Ok(pool) => pool,
         Err(error) => return println!("{error}"),
@@ -114,7 +114,7 @@ fn isolated_runaway(gate: &str) {
 
 /// What a worker in a PID namespace is and may, told by itself and by what it leaves in the directory.
 fn isolated_user(directory: &str) {
-    let builder = Pool::builder().processes(2).start_method(StartMethod::ForkServer);
+    let builder = pool_tests::plain_builder(2).start_method(StartMethod::ForkServer);
     let pool = match builder.pid_namespace(true).build() {
         Ok(pool) => pool,
         Err(error) => return println!("{error}"),
@@ -163,7 +163,7 @@ fn cycles(count: usize) {
         if cycle == 10 {
             report("before");
         }
-        let pool = Pool::new(2).unwrap();
+        let pool = pool_tests::plain_pool(2);
         match cycle % 4 {
             0 => drop(pool),
             1 => {
@@ -187,7 +187,7 @@ fn cycles(count: usize) {
 
 /// Workers die and are replaced.
 fn respawns(count: u64) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let report = |what: &str| {
         let limit = std::time::Duration::from_secs(20);
         eventually(limit, "both seats are taken", || {
@@ -207,7 +207,7 @@ fn respawns(count: u64) {
 
 /// One thread submits, another takes the results.
 fn many_tasks(count: u64) {
-    let pool = Pool::builder().processes(2).max_pending(1_000).build().unwrap();
+    let pool = pool_tests::plain_builder(2).max_pending(1_000).build().unwrap();
     let pass = |numbers: std::ops::Range<u64>| {
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
@@ -231,7 +231,7 @@ fn many_tasks(count: u64) {
 
 /// An endless input; each item is a kilobyte.
 fn endless_imap(count: usize) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let input = (0u64..).map(|number| (number, vec![number; 128]));
     let last = |(number, data): (u64, Vec<u64>)| (number, data[127]);
     let mut results = pool.imap(last, input);
@@ -246,7 +246,7 @@ fn endless_imap(count: usize) {
 
 /// A worker attaches descriptors to its replies that nobody has asked for.
 fn uninvited_descriptors(count: u64) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let attach = |x: u64| {
         let files: Vec<_> = (0..10).map(|_| std::fs::File::open("/proc").unwrap()).collect();
         let numbers: Vec<_> = files.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
@@ -279,14 +279,14 @@ fn failed_builds(count: usize) {
             report("before");
         }
         let fails = || -> anyhow::Result<()> { Err(anyhow::anyhow!("no")) };
-        Pool::builder().processes(3).initializer(fails, ()).build().unwrap_err();
+        pool_tests::plain_builder(3).initializer(fails, ()).build().unwrap_err();
     }
     report("after");
 }
 
 /// The program ends with an open pool.
 fn unclosed(how: &str, gate: &str) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     for _ in 0..4 {
         let task = |gate: String| Gate::wait_at(&gate);
         drop(pool.apply_async(task, (gate.to_owned(),)).unwrap());
@@ -315,7 +315,7 @@ fn exit(pool: Pool) {
 
 /// A forked copy of this process drops its copy of the pool: that must not touch the workers.
 fn forked_copy(gate: &str) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let task = |gate: String| {
         Gate::wait_at(&gate);
         std::process::id()
@@ -349,7 +349,7 @@ fn ignores_sigchld() {
         use nix::sys::signal::{SigHandler, Signal, signal};
         signal(Signal::SIGCHLD, SigHandler::SigIgn).unwrap();
     }
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     assert_eq!(pool.map(|x: u64| x + 1, 0..100).unwrap(), (1..101).collect::<Vec<_>>());
     println!("{:?}", pool.apply(|| fault::Fault::ExitAtOnce(3).happen(), ()));
     assert_eq!(pool.apply(u64::pow, (2, 10)), Ok(1024));
@@ -367,35 +367,34 @@ fn ignores_sigchld() {
 fn few_descriptors() {
     use nix::sys::resource::{Resource, setrlimit};
     // once in advance: a thread keeps what it waits with, if it has to go to sleep for a result
-    let pool = Pool::new(1).unwrap();
+    let pool = pool_tests::plain_pool(1);
     let never = pool.apply_async(std::thread::park, ()).unwrap();
     assert!(!never.wait_timeout(std::time::Duration::from_millis(20)));
     drop(pool);
     report("before");
     for limit in [4, 6, 7, 8, 9, 10, 11, 12, 14, 20, 30] {
         setrlimit(Resource::RLIMIT_NOFILE, limit, limit.max(10_000)).unwrap();
-        let built = Pool::builder()
-            .processes(20)
+        let built = pool_tests::plain_builder(20)
             .start_timeout(std::time::Duration::from_millis(300))
             .build()
             .map(|pool| pool.apply(u64::pow, (2, 3)).unwrap());
         assert!(matches!(built, Ok(8) | Err(_)));
     }
     setrlimit(Resource::RLIMIT_NOFILE, 10_000, 10_000).unwrap();
-    assert_eq!(Pool::new(2).unwrap().apply(u64::pow, (2, 3)), Ok(8));
+    assert_eq!(pool_tests::plain_pool(2).apply(u64::pow, (2, 3)), Ok(8));
     report("after");
 }
 
 /// A daemon: none of the three standard streams is open.
 fn closed_streams(report: &str) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let sum: u64 = pool.map(|x: u64| x * 2, 0..100).unwrap().into_iter().sum();
     std::fs::write(report, sum.to_string()).unwrap();
 }
 
 /// Workers are replaced when the test says so.
 fn replaces_workers() {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     println!("ready");
     std::io::stdin().read_line(&mut String::new()).unwrap();
     for _ in 0..4 {
@@ -406,7 +405,7 @@ fn replaces_workers() {
 
 /// A task runs a command that leaves its process group, but ends with its worker.
 fn command(gate: &str) {
-    let pool = Pool::new(1).unwrap();
+    let pool = pool_tests::plain_pool(1);
     let run = |gate: String| {
         let mut sleep = Command::new("sleep");
         std::os::unix::process::CommandExt::process_group(&mut sleep, 0);

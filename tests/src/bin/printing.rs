@@ -5,7 +5,7 @@
 
 use std::io::Write;
 
-use pool_core::{Output, Pool, Process, StartMethod, TaskError};
+use pool_core::{Output, Process, StartMethod, TaskError};
 
 fn main() {
     pool_core::init();
@@ -26,7 +26,7 @@ fn tagged_process() {
 
 /// Its standard error is a pipe that nobody reads, into which more is to be written than it can hold when the worker dies. That still has its last line told.
 fn unread() {
-    let pool = Pool::builder().processes(1).stderr(Output::Tagged).build().unwrap();
+    let pool = pool_tests::plain_builder(1).stderr(Output::Tagged).build().unwrap();
     let dies = || -> () {
         // with its tag, this is more than one pipe can hold, and less than two
         let lines: String = (0..8000).map(|line| format!("line {line}\n")).collect();
@@ -49,7 +49,7 @@ fn preload() {
         unsafe { libc::printf(c"loaded in C;".as_ptr()) };
     };
     let pool =
-        Pool::builder().processes(3).start_method(StartMethod::ForkServer).preload(print, ());
+        pool_tests::plain_builder(3).start_method(StartMethod::ForkServer).preload(print, ());
     let pool = pool.build().unwrap();
     assert_eq!(pool.map(|x: u32| x + 1, 0..30).unwrap().len(), 30);
     pool.close();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use pool_core::{Pool, TaskError};
+use pool_core::TaskError;
 use pool_tests::{Gate, Ledger, census, eventually, fault};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -59,7 +59,7 @@ fn slow_square(x: u64) -> u64 {
 
 /// One worker whose replies are read by the thread that waits for them, then by the pool's own because nobody waits, and so on; tells how many workers that has cost.
 fn waits_and_does_not() {
-    let pool = match Pool::builder().processes(1).build() {
+    let pool = match pool_tests::plain_builder(1).build() {
         Ok(pool) => pool,
         Err(error) => return println!("build: {error}"),
     };
@@ -79,7 +79,7 @@ fn waits_and_does_not() {
 }
 
 fn two_squares() {
-    match Pool::new(2) {
+    match pool_tests::plain_builder(2).build() {
         Ok(pool) => println!("{:?}", pool.map(|x: u64| x * x, 0..4)),
         Err(error) => println!("build: {error:?}"),
     }
@@ -87,20 +87,20 @@ fn two_squares() {
 
 fn starts_slowly(worker: &str, gate: &str, starts: &str) {
     let plan = format!("1000 wait {gate}");
-    let builder = Pool::builder().processes(1).executable(worker);
+    let builder = pool_tests::plain_builder(1).executable(worker);
     drop(builder.env("POOL_TESTS_EVIL", plan).env("POOL_TESTS_STARTS", starts).build());
 }
 
 /// Threads and processes run out while the pool is built: an error, or a smaller pool, and nothing is left.
 fn few_processes() {
     // long enough that this thread sleeps for the result, for which it has a descriptor from then on
-    assert_eq!(Pool::new(1).unwrap().apply(slow_square, (3,)), Ok(9));
+    assert_eq!(pool_tests::plain_pool(1).apply(slow_square, (3,)), Ok(9));
     let (_, hard) = getrlimit(Resource::RLIMIT_NPROC).unwrap();
     let threads = census::holdings(std::process::id()).threads;
     report("before");
     for limit in 1..=8 {
         setrlimit(Resource::RLIMIT_NPROC, limit, hard).unwrap();
-        let pool = Pool::builder().processes(3).start_timeout(Duration::from_millis(300)).build();
+        let pool = pool_tests::plain_builder(3).start_timeout(Duration::from_millis(300)).build();
         let built = pool.map(|pool| pool.apply(u64::pow, (2, 3)).unwrap());
         assert!(matches!(built, Ok(8) | Err(_)), "{limit}: {built:?}");
         assert!(limit > 1 || built.is_err());
@@ -109,13 +109,13 @@ fn few_processes() {
         });
     }
     setrlimit(Resource::RLIMIT_NPROC, hard, hard).unwrap();
-    assert_eq!(Pool::new(2).unwrap().apply(u64::pow, (2, 3)), Ok(8));
+    assert_eq!(pool_tests::plain_pool(2).apply(u64::pow, (2, 3)), Ok(8));
     report("after");
 }
 
 /// A task with a time limit waits at the gate while this process is stopped.
 fn paused_task(gate: &str, limit_ms: u64) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let limit = Duration::from_millis(limit_ms);
     let wait = |gate: String| Gate::wait_at(&gate);
     let handle = pool.task(wait).timeout(limit).apply_async((gate.to_owned(),)).unwrap();
@@ -130,7 +130,7 @@ fn paused_start(gate: &str, starts: &str) {
             Gate::wait_at(&gate);
         }
     };
-    let builder = Pool::builder().processes(1).start_timeout(Duration::from_secs(1));
+    let builder = pool_tests::plain_builder(1).start_timeout(Duration::from_secs(1));
     let pool = builder.initializer(initializer, (gate.to_owned(), starts.to_owned()));
     let pool = pool.build().unwrap();
     fault::send(pool.workers()[0].pid(), Signal::SIGKILL);
@@ -140,7 +140,7 @@ fn paused_start(gate: &str, starts: &str) {
 /// This process is the init of its namespace: orphans of others become its children.
 fn as_init() {
     println!("{}", std::process::id());
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let leaves_an_orphan = || {
         // $! is the number of what becomes sleep: in a script, a background process leads no group, so setsid need not fork
         let script = "setsid sleep 1000 >&2 & echo $!";
@@ -173,7 +173,7 @@ fn as_init() {
 
 /// Numbers of processes are used again all the time: the pool signals and reaps its own only.
 fn reuses_numbers(count: u64) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let mut pids = std::collections::HashMap::<u32, u32>::new();
     for number in 0..count {
         let ends = || -> u32 {
@@ -194,7 +194,7 @@ fn reuses_numbers(count: u64) {
 }
 
 fn executes_another(gate: &str) {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     for _ in 0..2 {
         let wait = |gate: String| Gate::wait_at(&gate);
         drop(pool.apply_async(wait, (gate.to_owned(),)).unwrap());
@@ -205,7 +205,7 @@ fn executes_another(gate: &str) {
 
 /// There is no memory for a result: its task fails, the pool goes on.
 fn no_memory_for_a_result() {
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let hard = getrlimit(Resource::RLIMIT_AS).unwrap().1;
     let size = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = size.split(' ').next().unwrap().parse().unwrap();
@@ -222,11 +222,11 @@ fn no_memory_for_a_result() {
 /// Not one more descriptor: replies of all sizes arrive, and a worker that dies is replaced when there are some again.
 fn no_descriptors_left() {
     // once in advance: a thread keeps what it waits with, if it has to go to sleep for a result
-    let other = Pool::new(1).unwrap();
+    let other = pool_tests::plain_pool(1);
     let never = other.apply_async(std::thread::park, ()).unwrap();
     assert!(!never.wait_timeout(Duration::from_millis(20)));
     drop(other);
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
     assert!(std::fs::File::open("/dev/null").is_err());
@@ -260,7 +260,7 @@ fn timer_storm() {
     // SAFETY: both pointers are to what the call expects, or null.
     let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
     assert_eq!(set, 0);
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     let bytes = vec![7u8; 3 << 20];
     for round in 0..20u64 {
         let mapped = pool.map(|x: u64| x + 1, round..round + 500).unwrap();
@@ -281,7 +281,7 @@ fn reaps_strangers() {
             }
         }
     });
-    let pool = Pool::new(2).unwrap();
+    let pool = pool_tests::plain_pool(2);
     for round in 0..50u64 {
         let outcome = pool.apply(|| fault::Fault::ExitAtOnce(1).happen(), ());
         assert!(matches!(outcome, Err(TaskError::WorkerLost { .. })), "{outcome:?}");
@@ -298,7 +298,7 @@ fn blocked_signals(gate: &str) {
         all.add(signal);
     }
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all), None).unwrap();
-    let pool = Pool::builder().processes(2).grace(Duration::from_secs(60)).build().unwrap();
+    let pool = pool_tests::plain_builder(2).grace(Duration::from_secs(60)).build().unwrap();
     for _ in 0..2 {
         let wait = |gate: String| Gate::wait_at(&gate);
         drop(pool.apply_async(wait, (gate.to_owned(),)).unwrap());

@@ -283,7 +283,7 @@ fn c1_61_pools_of_threads_in_workers(backend: Backend) {
 fn c1_61_pools_of_processes_in_worker_threads() {
     let _case = Case::new();
     let pool = Pool::builder().threads(2).build().unwrap();
-    let inner = |n: u64| Pool::new(2).unwrap().map(square, 0..n).unwrap();
+    let inner = |n: u64| pool_tests::plain_pool(2).map(square, 0..n).unwrap();
     let both: Vec<_> = pool.task(inner).chunk_size(1).map([20, 30]).unwrap();
     assert_eq!(both, [squares(0..20), squares(0..30)]);
 }

@@ -80,7 +80,7 @@ pub(crate) fn measure(count: usize, account: &Account) -> Value {
 
 fn terminate(state: &str, account: &Account) -> u64 {
     let gate = Gate::new();
-    let pool = Pool::builder().processes(WORKERS).grace(GRACE).build().unwrap();
+    let pool = pool_tests::plain_builder(WORKERS).grace(GRACE).build().unwrap();
     let pids = prepare(&pool, &gate.path(), state);
     let start = Instant::now();
     pool.terminate();
@@ -95,7 +95,7 @@ fn terminate(state: &str, account: &Account) -> u64 {
 fn terminate_frozen(account: &Account) -> Option<u64> {
     let freezer = Freezer::create()?;
     let gate = Gate::new();
-    let pool = Pool::builder().processes(WORKERS).grace(GRACE).build().unwrap();
+    let pool = pool_tests::plain_builder(WORKERS).grace(GRACE).build().unwrap();
     let pids = prepare(&pool, &gate.path(), "busy");
     freezer.take(pids[0]);
     freezer.freeze();
@@ -160,7 +160,7 @@ pub(crate) fn is_victim() -> bool {
 pub(crate) fn be_victim() {
     let state = std::env::var(VICTIM).unwrap();
     let gate = std::env::var(GATE).unwrap();
-    let pool = Pool::new(WORKERS).unwrap();
+    let pool = pool_tests::plain_pool(WORKERS);
     let pids: Vec<_> = prepare(&pool, &gate, &state).iter().map(u32::to_string).collect();
     println!("{}", pids.join(" "));
     std::io::stdin().read_line(&mut String::new()).unwrap();

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use account::Account;
 use ledger::Ledger;
 use nemesis::Nemesis;
-use pool_core::{Pool, PoolError, StartMethod};
+use pool_core::{PoolError, StartMethod};
 use pool_tests::{census, eventually};
 use random::Random;
 use serde_json::json;
@@ -121,6 +121,7 @@ fn main() -> ExitCode {
         "seconds": soaked.as_secs(),
         "processes": options.processes,
         "submitters": SUBMITTERS,
+        "fast_lane": pool_tests::fast_lane(),
         "pools": rounds,
         "build": if cfg!(debug_assertions) { "debug" } else { "release" },
         "machine": machine(),
@@ -154,8 +155,7 @@ fn round(
     time: Duration,
 ) -> Result<(), PoolError> {
     let told = Arc::clone(account);
-    let builder = Pool::builder()
-        .processes(options.processes)
+    let builder = pool_tests::plain_builder(options.processes)
         .on_event(move |event| told.event(event))
         .max_pending(2_000)
         .grace(Duration::from_millis(300))

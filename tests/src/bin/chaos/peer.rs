@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pool_core::{Pool, TaskError, WorkerInfo};
+use pool_core::{TaskError, WorkerInfo};
 use pool_tests::fault;
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn task(number: u64) -> u64 {
 
 pub(crate) fn run(kills: u64, seed: u64) -> Value {
     let mut random = Random::new(seed);
-    let pool = Pool::new(WORKERS).unwrap();
+    let pool = pool_tests::plain_pool(WORKERS);
     let (mut right, mut lost, mut hangs, mut wrong) = (0u64, 0u64, 0u64, 0u64);
     for _ in 0..kills {
         let handles: Vec<_> =
