@@ -351,6 +351,10 @@ unsafe fn errno() -> i32 {
 mod tests {
     use super::*;
 
+    /// A kernel of long ago.
+    ///
+    /// # Safety
+    /// None is needed.
     unsafe fn unknown(
         _: *mut libc::c_void,
         _: usize,

@@ -7,6 +7,9 @@ use std::io;
 pub(super) type Life = extern "C" fn(*mut libc::c_void) -> libc::c_int;
 
 /// [`with_default_handlers`], or what takes its place.
+///
+/// # Safety
+/// As there.
 pub(super) type Reset =
     unsafe fn(*mut libc::c_void, usize, Life, *mut libc::c_void) -> io::Result<libc::c_int>;
 
