@@ -1,8 +1,9 @@
 //! Running a program to its end and reading what it writes, on the calling thread alone. For `pool-worker`; not part of the interface.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, PipeReader, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::ExitStatus;
@@ -16,6 +17,10 @@ use crate::sys::signal::TermHeldBack;
 
 /// Read at a time; as much as a pipe holds.
 const CHUNK_BYTES: usize = 64 << 10;
+
+/// So often a pipe is read when its time is up: as much as one can hold (1 MiB), in case that the program has written so much and this thread has not come to read it.
+/// Somebody else who writes without a pause is not listened to for longer.
+const LATE_ROUNDS: usize = (1 << 20) / CHUNK_BYTES + 1;
 
 /// A thread that only copies needs little.
 const COPIER_STACK_BYTES: usize = 128 << 10;
@@ -72,14 +77,17 @@ pub fn run(
     command: Command<'_>,
     input: Option<Vec<u8>>,
     patience: Duration,
-    mut on_output: impl FnMut(Stream, &[u8]),
+    on_output: impl FnMut(Stream, &[u8]),
 ) -> Result<Ended, Problem> {
     let _held_back = TermHeldBack::new();
-    let started = start(command, input).map_err(Problem::Start)?;
-    let Started { launched, mut pipes } = started;
-    match attend(&launched, &mut pipes, patience, &mut on_output) {
+    let Started { launched, pipes, held } = start(command, input).map_err(Problem::Start)?;
+    let mut reading = Reading { pipes, chunk: CHUNK.take(), on_output };
+    reading.chunk.resize(CHUNK_BYTES, 0);
+    let ended = attend(&launched, &mut reading, held, patience);
+    CHUNK.set(reading.chunk);
+    match ended {
         Ok(ended) => {
-            pipes.into_iter().for_each(|(_, pipe)| drain(pipe));
+            reading.pipes.into_iter().for_each(|(_, pipe)| drain(pipe));
             Ok(ended)
         }
         Err(error) => {
@@ -91,9 +99,17 @@ pub fn run(
     }
 }
 
+thread_local! {
+    /// What [`run`] reads into, kept for the next program.
+    static CHUNK: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 struct Started {
     launched: Launched,
     pipes: Vec<(Stream, PipeReader)>,
+    /// Our copies of the ends that the program writes to. As long as they are open the program's end is no event at the pipes, which would wake this thread once for each of
+    /// them while the program is still ending.
+    held: [PipeWriter; 2],
 }
 
 fn start(command: Command<'_>, input: Option<Vec<u8>>) -> io::Result<Started> {
@@ -112,7 +128,8 @@ fn start(command: Command<'_>, input: Option<Vec<u8>>) -> io::Result<Started> {
             launched
         }
     };
-    Ok(Started { launched, pipes: vec![(Stream::Out, out), (Stream::Err, err)] })
+    let pipes = vec![(Stream::Out, out), (Stream::Err, err)];
+    Ok(Started { launched, pipes, held: [its_out, its_err] })
 }
 
 fn copier(name: &str) -> thread::Builder {
@@ -132,51 +149,72 @@ fn nothing() -> io::Result<BorrowedFd<'static>> {
 /// Reads until the program has ended and its pipes have, or longer by `patience`; pipes that are still open then stay in the list.
 fn attend(
     launched: &Launched,
-    pipes: &mut Vec<(Stream, PipeReader)>,
+    reading: &mut Reading<impl FnMut(Stream, &[u8])>,
+    held: [PipeWriter; 2],
     patience: Duration,
-    on_output: &mut impl FnMut(Stream, &[u8]),
 ) -> io::Result<Ended> {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    let mut ended: Option<(ExitStatus, Instant)> = None;
-    loop {
-        let (status, at) = match ended {
-            Some(ended) if pipes.is_empty() => ended,
-            // nothing but its end is left to wait for
-            None if pipes.is_empty() => (launched.wait()?, Instant::now()),
-            _ => {
-                let limit =
-                    ended.map(|(_, at)| (at + patience).saturating_duration_since(Instant::now()));
-                let mut watched: Vec<_> = pipes.iter().map(|(_, pipe)| pipe.as_fd()).collect();
-                if ended.is_none() {
-                    watched.push(launched.as_fd());
-                }
-                let ready =
-                    wait_any_readable(&watched, limit.map(|limit| limit.as_nanos() as u64))?;
-                let is_late = limit.is_some_and(|limit| limit.is_zero());
-                if let Some((status, at)) = ended.filter(|_| is_late && !ready.contains(&true)) {
-                    return Ok(Ended { status, at, is_held_open: true });
-                }
-                let mut is_ready = ready.iter();
-                let mut problem = None;
-                pipes.retain_mut(|(stream, pipe)| {
-                    is_ready.next() != Some(&true)
-                        || read(pipe, &mut chunk, |bytes| on_output(*stream, bytes)).unwrap_or_else(
-                            |error| {
-                                problem = Some(error);
-                                false
-                            },
-                        )
-                });
-                if let Some(error) = problem {
-                    return Err(error);
-                }
-                if is_ready.next() == Some(&true) {
-                    ended = Some((launched.wait()?, Instant::now()));
-                }
-                continue;
+    let status = reading.until_end(launched)?;
+    let at = Instant::now();
+    drop(held);
+    let is_held_open = !reading.rest(at + patience)?;
+    Ok(Ended { status, at, is_held_open })
+}
+
+/// What is read of a program, and who gets it.
+struct Reading<F> {
+    pipes: Vec<(Stream, PipeReader)>,
+    chunk: Vec<u8>,
+    on_output: F,
+}
+
+impl<F: FnMut(Stream, &[u8])> Reading<F> {
+    /// Reads until the program has ended.
+    fn until_end(&mut self, launched: &Launched) -> io::Result<ExitStatus> {
+        loop {
+            let ready = self.wait(Some(launched), None)?;
+            self.read(&ready)?;
+            if ready.last() == Some(&true) {
+                return launched.wait();
             }
-        };
-        return Ok(Ended { status, at, is_held_open: false });
+        }
+    }
+
+    /// Reads until the pipes have ended, or until then. Returns whether they have: those that have not stay in the list. What the program itself has written is read in any case.
+    fn rest(&mut self, until: Instant) -> io::Result<bool> {
+        let mut rounds = LATE_ROUNDS;
+        while !self.pipes.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            let ready = self.wait(None, Some(left.as_nanos() as u64))?;
+            if left.is_zero() {
+                rounds -= 1;
+                if rounds == 0 || !ready.contains(&true) {
+                    return Ok(false);
+                }
+            }
+            self.read(&ready)?;
+        }
+        Ok(true)
+    }
+
+    /// Waits for the pipes and, behind them, for the end of the program.
+    fn wait(&self, launched: Option<&Launched>, limit_ns: Option<u64>) -> io::Result<Vec<bool>> {
+        let pipes = self.pipes.iter().map(|(_, pipe)| pipe.as_fd());
+        let watched: Vec<_> = pipes.chain(launched.map(AsFd::as_fd)).collect();
+        wait_any_readable(&watched, limit_ns)
+    }
+
+    /// Reads what is in those that are ready, and forgets those that are at their end.
+    fn read(&mut self, ready: &[bool]) -> io::Result<()> {
+        let Reading { pipes, chunk, on_output } = self;
+        let (mut is_ready, mut problem) = (ready.iter(), None);
+        pipes.retain_mut(|(stream, pipe)| {
+            is_ready.next() != Some(&true)
+                || read(pipe, chunk, |bytes| on_output(*stream, bytes)).unwrap_or_else(|error| {
+                    problem = Some(error);
+                    false
+                })
+        });
+        problem.map_or(Ok(()), Err)
     }
 }
 
@@ -213,6 +251,14 @@ mod tests {
     use super::*;
 
     fn runs(argv: &[&str], environment: &[(&str, &str)]) -> Result<(Ended, String), Problem> {
+        runs_for(argv, environment, Duration::from_secs(10))
+    }
+
+    fn runs_for(
+        argv: &[&str],
+        environment: &[(&str, &str)],
+        patience: Duration,
+    ) -> Result<(Ended, String), Problem> {
         let argv: Vec<&OsStr> = argv.iter().map(OsStr::new).collect();
         let environment: Vec<_> = environment
             .iter()
@@ -220,7 +266,7 @@ mod tests {
             .collect();
         let command = Command { argv: &argv, environment: &environment, directory: None };
         let mut out = Vec::new();
-        let ended = run(command, None, Duration::from_secs(10), |stream, bytes| {
+        let ended = run(command, None, patience, |stream, bytes| {
             if stream == Stream::Out {
                 out.extend_from_slice(bytes);
             }
@@ -305,6 +351,20 @@ mod tests {
         let folder = Folder::new("script");
         let script = folder.script("plain", "echo \"$1 and $2\"\n", 0o755);
         assert_eq!(runs(&[&script, "a", "b c"], &[]).unwrap().1, "a and b c\n");
+    }
+
+    #[test]
+    fn who_is_left_behind_and_writes_without_a_pause_is_not_waited_for() {
+        let folder = Folder::new("chatter");
+        let pid = folder.0.join("pid");
+        let script = "yes & echo $! > \"$PID\"";
+        let (ended, out) =
+            runs_for(&["sh", "-c", script], &[("PID", pid.to_str().unwrap())], Duration::ZERO)
+                .unwrap();
+        assert!(ended.is_held_open);
+        assert!(out.is_empty() || out.starts_with("y\n"));
+        let pid = fs::read_to_string(pid).unwrap();
+        assert!(std::process::Command::new("kill").arg(pid.trim()).status().unwrap().success());
     }
 
     #[test]

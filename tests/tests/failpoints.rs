@@ -2,6 +2,7 @@
 //! `cargo nextest run -p pool-tests --features failpoints --test failpoints`.
 #![cfg(feature = "failpoints")]
 #![allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+#![allow(clippy::print_stdout, reason = "says what was left out")]
 
 use std::fs;
 use std::num::NonZero;
@@ -11,12 +12,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pool_core::failpoint::{DIRECTORY, set_directory};
-use pool_core::{ExitCause, Pool, PoolBuilder, StartMethod, TaskError};
-use pool_tests::{Case, Ledger, Program, census, eventually, fault, seats};
+use pool_core::{ExitCause, Pool, PoolBuilder, PoolError, StartMethod, TaskError};
+use pool_tests::{Case, Gate, Ledger, Program, census, eventually, fault, seats};
 
 pool_core::test_support!();
 
 const SURROUNDINGS: &str = env!("CARGO_BIN_EXE_surroundings");
+const PARENT: &str = env!("CARGO_BIN_EXE_parent");
 const SOON: Duration = Duration::from_secs(30);
 
 /// Ways in which a process that has come to a place ends.
@@ -423,6 +425,33 @@ fn row_37_a_worker_whose_parent_died_before_it_had_armed_its_signal_leaves_by_it
         places.let_go(place);
         eventually(SOON, "it leaves", || case.processes().is_empty());
     }
+}
+
+/// It would be stopped for ever, if somebody stopped it then: nothing but the signal ends who is stopped.
+#[test]
+fn row_37_the_first_process_of_a_namespace_whose_parent_died_before_it_had_armed_its_signal_leaves()
+{
+    let probe = Case::new();
+    let isolated = probe.builder(1).start_method(StartMethod::ForkServer).pid_namespace(true);
+    if let Err(PoolError::NoPidNamespace(why)) = isolated.build() {
+        println!("SKIPPED: {why}");
+        return;
+    }
+    let (places, case, gate) = (Places::new(), Case::new(), Gate::new());
+    places.set("namespace.forked", "hold");
+    places.set("first.armed", "hold");
+    let program = Program::new(&case, PARENT, &["isolated-runaway", &gate.path()]);
+    let mut parent = program.env(DIRECTORY, places.path()).start();
+    places.await_held("namespace.forked");
+    let all: Vec<u32> = census::descendants(parent.pid()).iter().map(|p| p.pid).collect();
+    let held = all.iter().copied().find(|&pid| census::descendants(pid).is_empty()).unwrap();
+    parent.kill();
+    let others = || all.iter().any(|&pid| pid != held && census::is_alive(pid));
+    eventually(SOON, "the one that waits for it is gone", || !others());
+    assert!(census::is_alive(held), "nobody has killed it: it has not asked for that");
+    places.let_go("namespace.forked");
+    eventually(SOON, "it leaves", || case.processes().is_empty());
+    assert!(!places.was_met("first.armed"), "it went on");
 }
 
 #[test]

@@ -93,6 +93,13 @@ pub(crate) struct StopRule {
     pub(crate) first_failure: bool,
 }
 
+impl StopRule {
+    /// Whether any result can make the rest unnecessary.
+    pub(crate) fn is_any(&self) -> bool {
+        self.equals.is_some() || self.first_success || self.first_failure
+    }
+}
+
 /// A result that is waited for.
 #[derive(Debug)]
 pub(crate) struct Wanted {

@@ -134,6 +134,15 @@ impl Batch {
         Some(self.finish(attempt, ended))
     }
 
+    /// An attempt that was not begun never will be: it does not count. What an earlier attempt at its input has come to is its result.
+    pub(crate) fn withdraw(&mut self, slot: usize) -> Option<Record> {
+        let mut attempt = self.slots[slot].take()?;
+        let last = attempt.last.take()?;
+        attempt.number -= 1;
+        self.counts.retries -= 1;
+        Some(self.finish(attempt, last))
+    }
+
     /// Starts nothing more. The results of inputs that waited for another attempt are those of their last one.
     pub(crate) fn close(&mut self) -> Vec<Record> {
         self.phase = Phase::Closed;
@@ -162,7 +171,7 @@ impl Batch {
         self.phase != Phase::Closed
     }
 
-    /// How many attempts run.
+    /// How many attempts are under way.
     pub(crate) fn running(&self) -> usize {
         self.slots.len() - self.free_slots()
     }
@@ -256,6 +265,21 @@ mod tests {
         assert!(!batch.is_done());
         // No retry after the end, whatever the limit says.
         assert!(batch.settle(1, ended(Outcome::Failed)).is_some());
+        assert!(batch.is_done());
+    }
+
+    #[test]
+    fn what_was_not_begun_does_not_count_and_an_attempt_before_it_does() {
+        let (mut batch, mut next) = (Batch::new(2, 5), 0);
+        feed(&mut batch, &mut next);
+        start_all(&mut batch);
+        assert_eq!(batch.settle(0, ended(Outcome::Failed)), None);
+        assert_eq!(start_all(&mut batch), [0]);
+        assert_eq!((batch.close().len(), batch.counts().retries), (0, 1));
+        let record = batch.withdraw(0).unwrap();
+        assert_eq!((record.attempts, record.ended.outcome), (1, Outcome::Failed));
+        assert_eq!(batch.withdraw(1), None);
+        assert_eq!((batch.counts().retries, batch.counts().done()), (0, 1));
         assert!(batch.is_done());
     }
 

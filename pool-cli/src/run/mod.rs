@@ -38,7 +38,7 @@ use crate::signals;
 use batch::{Batch, Intake};
 use feed::{Feed, Read};
 use order::Order;
-use workers::Workers;
+use workers::{Settled, Workers};
 use writer::{Sink, Writer};
 
 /// Finished results that may be held in memory, waiting for their turn or for a slow reader, before no new input is started.
@@ -142,7 +142,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         Ok(Run {
             plan,
-            batch: Batch::new(procs, plan.limits.retries),
+            batch: Batch::new(workers.slots(), plan.limits.retries),
             workers,
             feed,
             writer,
@@ -214,8 +214,8 @@ impl<'a> Run<'a> {
             }
             Event::Total(total) => self.set_total(total),
             Event::Settled { slot, ticket } => {
-                if let Some(ended) = self.workers.settled(slot, ticket) {
-                    self.settled(slot, ended);
+                if let Some(settled) = self.workers.settled(slot, ticket) {
+                    self.attempt_settled(slot, settled);
                 }
             }
             Event::Written(bytes) => self.writer.written(bytes),
@@ -265,6 +265,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn attempt_settled(&mut self, slot: usize, settled: Settled) {
+        match settled {
+            Settled::Ended(ended) => self.settled(slot, *ended),
+            Settled::Withdrawn => {
+                if let Some(record) = self.batch.withdraw(slot) {
+                    self.result(record);
+                }
+            }
+        }
+    }
+
     fn settled(&mut self, slot: usize, ended: Ended) {
         if let Some(record) = self.batch.settle(slot, ended) {
             self.result(record);
@@ -298,6 +309,9 @@ impl<'a> Run<'a> {
     fn close(&mut self) {
         for record in self.batch.close() {
             self.result(record);
+        }
+        for (slot, settled) in self.workers.withdraw() {
+            self.attempt_settled(slot, settled);
         }
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Each slot holds the handle of one attempt. A handle is a future; its waker sends an event, so the run waits for results,
 //! inputs and signals in one place and never polls.
+//!
+//! There is one slot for each worker, and one more if they run commands, so that the pool always has the next one at hand and
+//! no worker waits for the run. What has not begun when the run is to end is taken back, and counts as not run.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,6 +29,8 @@ use crate::report::{Ended, Outcome, Product, Timing};
 pub(crate) struct Workers {
     pool: Pool,
     slots: Vec<Option<Running>>,
+    /// Whether there are more slots than workers.
+    is_ahead: bool,
     kind: Kind,
     events: Sender<Event>,
     next_ticket: u64,
@@ -36,6 +41,14 @@ pub(crate) struct Workers {
 enum Kind {
     Command,
     Named,
+}
+
+/// What has become of an attempt.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Settled {
+    Ended(Box<Ended>),
+    /// It was taken back before it began.
+    Withdrawn,
 }
 
 /// One attempt.
@@ -49,11 +62,30 @@ struct Running {
     worker_pid: Option<u32>,
     /// When to look which worker runs it.
     look_at: Option<Instant>,
+    /// After how long to look again if none does.
+    pause: Duration,
 }
 
 /// An attempt that still runs after this time is looked at, so that the worker is known even if it can't say so itself, because
 /// it is killed or its task panics. Shorter ones are not worth it.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
+
+impl Running {
+    /// Sees which worker runs it, and since when. If none does yet, it waits for another attempt.
+    fn look(&mut self, now: Instant) {
+        match self.handle.started_at() {
+            Some(at) => {
+                let waited = at.saturating_duration_since(self.clock);
+                (self.start, self.clock, self.look_at) = (self.start + waited, at, None);
+                self.worker_pid = self.handle.pid();
+            }
+            None => {
+                self.look_at = Some(now + self.pause);
+                self.pause *= 2;
+            }
+        }
+    }
+}
 
 /// Tells the run that a handle has settled.
 struct Bell {
@@ -76,8 +108,16 @@ impl Workers {
         procs: usize,
         events: Sender<Event>,
     ) -> Result<Workers, Failure> {
+        let kind = match plan.task {
+            TaskPlan::Command(_) => Kind::Command,
+            TaskPlan::Named(_) => Kind::Named,
+        };
+        // a task by name may take heed of being asked to end, as one that runs is if it begins while it is taken back; and if one result can make the rest unnecessary, no
+        // other input may be begun before it is known
+        let is_ahead = kind == Kind::Command && !plan.stop.is_any();
+        let slots = if is_ahead { 2 * procs } else { procs };
         let mut builder =
-            Pool::builder().processes(procs).max_pending(2 * procs).current_dir(&plan.folder);
+            Pool::builder().processes(procs).max_pending(2 * slots).current_dir(&plan.folder);
         builder = match &plan.task {
             TaskPlan::Command(_) => builder.stdout(Output::Discard).stderr(Output::Inherit),
             TaskPlan::Named(named) => {
@@ -110,13 +150,10 @@ impl Workers {
             builder = builder.grace(time);
         }
         let pool = builder.build().map_err(explain_build)?;
-        let kind = match plan.task {
-            TaskPlan::Command(_) => Kind::Command,
-            TaskPlan::Named(_) => Kind::Named,
-        };
         Ok(Workers {
             pool,
-            slots: (0..procs).map(|_| None).collect(),
+            slots: (0..slots).map(|_| None).collect(),
+            is_ahead,
             kind,
             events,
             next_ticket: 0,
@@ -132,10 +169,15 @@ impl Workers {
         let request = call::request(&request.task, &request.input);
         let handle = self.pool.apply_named(CALL, &request).map_err(|error| error.to_string())?;
         waker.wake_by_ref();
-        let (worker_pid, look_at) = (None, Some(clock + LOOK_AFTER));
-        let running = Running { handle, ticket, waker, start, clock, worker_pid, look_at };
+        let (worker_pid, look_at, pause) = (None, Some(clock + LOOK_AFTER), LOOK_AFTER);
+        let running = Running { handle, ticket, waker, start, clock, worker_pid, look_at, pause };
         self.slots[slot] = Some(running);
         Ok(())
+    }
+
+    /// How many attempts there may be at a time.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     /// When [`look`](Self::look) should be called next.
@@ -147,23 +189,48 @@ impl Workers {
     pub(crate) fn look(&mut self, now: Instant) {
         for running in self.slots.iter_mut().flatten() {
             if running.look_at.is_some_and(|at| at <= now) {
-                running.look_at = None;
-                running.worker_pid = running.handle.pid();
+                running.look(now);
             }
         }
     }
 
     /// Looks at the attempt of a ticket. `None` if it still runs, or was seen to end before.
-    pub(crate) fn settled(&mut self, slot: usize, ticket: u64) -> Option<Ended> {
+    pub(crate) fn settled(&mut self, slot: usize, ticket: u64) -> Option<Settled> {
         let running = self.slots[slot].as_mut().filter(|running| running.ticket == ticket)?;
         let mut context = Context::from_waker(&running.waker);
         let Poll::Ready(result) = Pin::new(&mut running.handle).poll(&mut context) else {
             return None;
         };
-        let Running { start, worker_pid, .. } = *running;
-        let timing = Timing { start, duration: running.clock.elapsed(), worker_pid };
+        let Running { start, worker_pid, clock, .. } = *running;
         self.slots[slot] = None;
-        Some(ended(result, self.kind, timing))
+        // nothing else cancels
+        if matches!(result, Err(TaskError::Cancelled)) {
+            return Some(Settled::Withdrawn);
+        }
+        let now = Instant::now();
+        let timing = Timing { start, duration: now - clock, worker_pid };
+        // another one may have its worker now
+        for waiting in self.slots.iter_mut().flatten() {
+            waiting.look_at = waiting.look_at.map(|at| at.min(now + LOOK_AFTER));
+            waiting.pause = LOOK_AFTER;
+        }
+        Some(Settled::Ended(Box::new(ended(result, self.kind, timing))))
+    }
+
+    /// Takes back what has not begun, and tells what has settled.
+    pub(crate) fn withdraw(&mut self) -> Vec<(usize, Settled)> {
+        if !self.is_ahead {
+            return Vec::new();
+        }
+        let mut settled = Vec::new();
+        for slot in 0..self.slots.len() {
+            let Some(Running { handle, ticket, .. }) = &self.slots[slot] else { continue };
+            let ticket = *ticket;
+            // a command that runs does not hear of it
+            handle.request_cancel();
+            settled.extend(self.settled(slot, ticket).map(|settled| (slot, settled)));
+        }
+        settled
     }
 
     /// Stops all workers and what they started.

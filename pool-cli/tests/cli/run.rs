@@ -57,6 +57,18 @@ fn a_task_beyond_its_time_limit_is_killed_with_all_that_it_started() {
     eventually("the sleeper is gone", || !is_alive(pid.trim()));
 }
 
+/// It is handed to the pool while the one before still runs.
+#[test]
+fn a_task_that_is_killed_has_run_since_its_own_start() {
+    let ran = job("command = ['sleep', '1000']", "values = [1, 2]", "").run(&["--timeout", "1s"]);
+    assert_eq!(ran.all("outcome"), ["timed_out", "timed_out"]);
+    let starts = ran.all("start");
+    let [first, second] =
+        [0, 1].map(|at| humantime::parse_rfc3339(starts[at].as_str().unwrap()).unwrap());
+    // the first one has had the worker for a second in between
+    assert!(second.duration_since(first).unwrap().as_millis() > 500, "{starts:?}");
+}
+
 #[test]
 fn a_failure_is_tried_again_until_it_succeeds() {
     let script = "test $(echo x >> tries; wc -l < tries) -ge 3";

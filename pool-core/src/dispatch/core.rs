@@ -360,9 +360,9 @@ impl Core {
     pub(super) fn keep_last_lines(&mut self, worker: WorkerKey) {
         let Some(link) = self.process_mut(worker) else { return };
         link.keep_last_lines();
-        let seat = link.seat;
-        if let Some(tagger) = &self.tagger {
-            drop(tagger.finish_one(seat));
+        let tag = link.tag;
+        if let (Some(tagger), Some(tag)) = (&self.tagger, tag) {
+            drop(tagger.finish_one(tag));
         }
     }
 

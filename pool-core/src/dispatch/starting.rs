@@ -118,7 +118,8 @@ impl Shared {
         let (mut link, printed) = ProcessLink::new(started, self.settings.max_result);
         if let (Some(printed), Some(tagger)) = (printed, &core.tagger) {
             link.tagged_stderr = LastLines::of(printed.stderr.as_ref());
-            tagger.add(link.seat, format!("{}-{}", self.settings.name, link.seat), printed);
+            let name = format!("{}-{}", self.settings.name, link.seat);
+            link.tag = Some(tagger.add(name, printed));
         }
         let watched = self
             .watch

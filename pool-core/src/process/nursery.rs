@@ -312,9 +312,9 @@ impl Room {
             let _ = self.watch.remove(nursling.link.stream.as_fd());
         }
         let child = Arc::clone(&nursling.child);
-        if let Some(tagger) = self.tagger.as_ref().filter(|_| nursling.is_tagged) {
+        if let (Some(tagger), Some(tag)) = (&self.tagger, nursling.link.tag) {
             // who joins it finds its output written, and may end the program
-            let _ = child.written.set(tagger.finish_one(child.number));
+            let _ = child.written.set(tagger.finish_one(tag));
         }
         // its descriptors are closed before anybody is told of its end
         drop(nursling);

@@ -53,8 +53,6 @@ pub(super) struct Nursling {
     refused: Option<ProcessError>,
     /// It was told to leave after its task.
     dismissed: bool,
-    /// Its output is tagged.
-    pub(super) is_tagged: bool,
 }
 
 impl Nursling {
@@ -68,10 +66,9 @@ impl Nursling {
     ) -> io::Result<Nursling> {
         let started = recipe.start(0)?;
         let (mut link, printed) = ProcessLink::new(started, recipe.max_result);
-        let is_tagged = printed.is_some() && tagger.is_some();
         if let (Some(printed), Some(tagger)) = (printed, tagger) {
             link.tagged_stderr = LastLines::of(printed.stderr.as_ref());
-            tagger.add(child.number, child.name(), printed);
+            link.tag = Some(tagger.add(child.name(), printed));
         }
         let limit = u64::try_from(start_timeout.as_nanos()).unwrap_or(u64::MAX);
         let mut nursling = Nursling {
@@ -85,7 +82,6 @@ impl Nursling {
             reply: None,
             refused: None,
             dismissed: false,
-            is_tagged,
         };
         nursling.link.page.announce(LEASE, TaskId(u64::from(nursling.child.number)));
         if input.len() > INLINE_BYTES {

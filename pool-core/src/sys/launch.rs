@@ -1,6 +1,9 @@
 //! Starting other programs without copying this process: the child borrows its memory until it executes the program, as `posix_spawn` does. Unlike that, the child gets a
 //! parent-death signal.
 
+mod clone;
+
+use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
@@ -27,9 +30,9 @@ const SIGNALS: std::ops::RangeInclusive<i32> = 1..=64;
 #[derive(Debug)]
 pub(crate) struct Program {
     /// Its path; several, to be tried in turn, if it is looked up on `PATH`.
-    paths: Vec<CString>,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
+    paths: Texts,
+    arguments: Texts,
+    environment: Texts,
     directory: Option<CString>,
 }
 
@@ -41,7 +44,6 @@ impl Program {
         directory: Option<&Path>,
     ) -> io::Result<Program> {
         let name = *argv.first().ok_or(io::ErrorKind::InvalidInput)?;
-        let arguments = argv.iter().map(|text| CString::new(text.as_bytes()));
         let directory = directory.map(|path| CString::new(path.as_os_str().as_bytes()));
         let added = |known: &OsStr| environment.iter().any(|(name, _)| *name == known);
         let inherited: Vec<_> = std::env::vars_os().filter(|(name, _)| !added(name)).collect();
@@ -49,40 +51,47 @@ impl Program {
         // of several values for one name the last one counts
         let last = |at: usize, name: &OsStr| !environment[at + 1..].iter().any(|(n, _)| *n == name);
         let own = environment.iter().enumerate().filter(|(at, (name, _))| last(*at, name));
-        let all: Vec<_> = inherited.chain(own.map(|(_, pair)| *pair)).collect();
-        let path = all.iter().find(|(name, _)| *name == "PATH").map(|(_, value)| *value);
-        let pair = |(name, value): &(&OsStr, &OsStr)| {
-            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
-        };
+        let (mut all, mut path) = (Texts::default(), OsStr::new(DEFAULT_PATH));
+        for (name, value) in inherited.chain(own.map(|(_, pair)| *pair)) {
+            all.push([name.as_bytes(), b"=", value.as_bytes()])?;
+            if name == "PATH" {
+                path = value;
+            }
+        }
+        let mut arguments = Texts::default();
+        argv.iter().try_for_each(|text| arguments.push([text.as_bytes()]))?;
         Ok(Program {
-            paths: paths_of(name, path.unwrap_or(OsStr::new(DEFAULT_PATH)))?,
-            arguments: arguments.collect::<Result<_, _>>()?,
-            environment: all.iter().map(pair).collect::<Result<_, _>>()?,
+            paths: paths_of(name, path)?,
+            arguments,
+            environment: all,
             directory: directory.transpose()?,
         })
     }
 
     /// Starts it with these standard streams, all above 2. It gets SIGKILL when the calling thread ends, however that ends.
     pub(crate) fn start(&self, streams: [BorrowedFd<'_>; 3]) -> io::Result<Launched> {
-        let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
-            texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
-        };
-        let arguments = pointers(&self.arguments);
+        self.start_by(clone::with_default_handlers, streams)
+    }
+
+    /// `reset` is tried first.
+    fn start_by(&self, reset: clone::Reset, streams: [BorrowedFd<'_>; 3]) -> io::Result<Launched> {
+        let arguments = self.arguments.pointers();
         // a file without an interpreter's name is a script of the shell: SHELL FILE ARGUMENTS..
         let rest = arguments[1..].iter().copied();
         let for_shell = [SHELL.as_ptr(), ptr::null()].into_iter().chain(rest);
         let for_shell = for_shell.map(|text| AtomicPtr::new(text.cast_mut())).collect();
         let child = Child {
-            paths: pointers(&self.paths),
+            paths: self.paths.pointers(),
             arguments,
             for_shell,
-            environment: pointers(&self.environment),
+            environment: self.environment.pointers(),
             directory: self.directory.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
             streams: streams.map(|stream| stream.as_raw_fd()),
             parent: std::process::id(),
+            is_reset: Cell::new(false),
             error: AtomicI32::new(0),
         };
-        let launched = child.start()?;
+        let launched = child.start(reset)?;
         match child.error.load(Ordering::Acquire) {
             0 => Ok(launched),
             error => {
@@ -94,20 +103,51 @@ impl Program {
     }
 }
 
+/// Texts for the kernel: each ends with a zero byte and has none in it. They lie in one buffer, because an environment has many.
+#[derive(Debug, Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+impl Texts {
+    /// Adds the text that these parts make.
+    fn push<const N: usize>(&mut self, parts: [&[u8]; N]) -> io::Result<()> {
+        self.starts.push(self.bytes.len());
+        for part in parts {
+            if part.contains(&0) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a zero byte in a text"));
+            }
+            self.bytes.extend_from_slice(part);
+        }
+        self.bytes.push(0);
+        Ok(())
+    }
+
+    /// Where they are, with a null pointer at the end.
+    fn pointers(&self) -> Vec<*const libc::c_char> {
+        let each = self.starts.iter().map(|&start| self.bytes[start..].as_ptr().cast());
+        each.chain([ptr::null()]).collect()
+    }
+}
+
 /// Where a program of this name may be, in the order of preference.
-fn paths_of(name: &OsStr, path: &OsStr) -> io::Result<Vec<CString>> {
+fn paths_of(name: &OsStr, path: &OsStr) -> io::Result<Texts> {
     if name.is_empty() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    if name.as_bytes().contains(&b'/') {
-        return Ok(vec![CString::new(name.as_bytes())?]);
+    let (name, mut paths) = (name.as_bytes(), Texts::default());
+    if name.contains(&b'/') {
+        paths.push([name])?;
+        return Ok(paths);
     }
-    let folders = path.as_bytes().split(|byte| *byte == b':');
-    let paths = folders.map(|folder| match folder {
-        [] => CString::new(name.as_bytes()),
-        folder => CString::new([folder, b"/", name.as_bytes()].concat()),
-    });
-    Ok(paths.collect::<Result<_, _>>()?)
+    for folder in path.as_bytes().split(|byte| *byte == b':') {
+        match folder {
+            [] => paths.push([name])?,
+            folder => paths.push([folder, b"/", name])?,
+        }
+    }
+    Ok(paths)
 }
 
 /// A process that was started and not collected.
@@ -176,32 +216,39 @@ struct Child {
     directory: *const libc::c_char,
     streams: [RawFd; 3],
     parent: u32,
+    /// Whether the kernel has taken all handlers away from it.
+    is_reset: Cell<bool>,
     /// Why the program could not be executed.
     error: AtomicI32,
 }
 
 impl Child {
-    fn start(&self) -> io::Result<Launched> {
+    fn start(&self, reset: clone::Reset) -> io::Result<Launched> {
         let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(STACK_BYTES / 16);
-        let mut pidfd: libc::c_int = -1;
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         // SAFETY: the child runs on a stack of its own and in the memory of this process, while this thread is suspended; it reads what `self` holds, which lives until
         // the child has executed the program or ended. All signals are blocked meanwhile, so that no handler of this process runs in the child. The stack is aligned to
-        // 16 bytes, and its end is the address behind it.
-        let pid = unsafe {
+        // 16 bytes, and has this size.
+        unsafe {
             let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
             libc::sigfillset(all.as_mut_ptr());
             libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-            let top = stack.spare_capacity_mut().as_mut_ptr().add(STACK_BYTES / 16);
             let data = ptr::from_ref(self).cast_mut().cast();
-            let pid = libc::clone(run_child, top.cast(), flags, data, &raw mut pidfd);
-            let error = io::Error::last_os_error();
+            let stack = stack.spare_capacity_mut().as_mut_ptr();
+            self.is_reset.set(true);
+            let mut result = reset(stack.cast(), STACK_BYTES, run_child, data);
+            if result.as_ref().is_err_and(clone::is_unknown) {
+                self.is_reset.set(false);
+                let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+                let (top, mut pidfd) = (stack.add(STACK_BYTES / 16).cast(), -1);
+                result = match libc::clone(run_child, top, flags, data, &raw mut pidfd) {
+                    ..0 => Err(io::Error::last_os_error()),
+                    _ => Ok(pidfd),
+                };
+            }
             libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
-            if pid < 0 { Err(error) } else { Ok(pid) }
-        };
-        pid?;
-        // SAFETY: a new descriptor, which nobody else owns.
-        Ok(Launched { pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+            // a new descriptor, which nobody else owns
+            Ok(Launched { pidfd: OwnedFd::from_raw_fd(result?) })
+        }
     }
 
     /// In the child: becomes the program, or returns the number of the error.
@@ -217,7 +264,7 @@ impl Child {
             if libc::getppid().unsigned_abs() != self.parent {
                 return libc::ESRCH;
             }
-            reset_signals();
+            reset_signals(self.is_reset.get());
             if !self.directory.is_null() && libc::chdir(self.directory) != 0 {
                 return errno();
             }
@@ -275,12 +322,13 @@ extern "C" fn run_child(data: *mut libc::c_void) -> libc::c_int {
     127
 }
 
-/// Signals have their usual meaning in the program: those that this process handles, or ignores as Rust does with SIGPIPE.
+/// Signals have their usual meaning in the program: those that this process handles, if the kernel has not seen to that, or ignores as Rust does with SIGPIPE.
 ///
 /// # Safety
 /// To be called in the child only, which has a table of its own.
-unsafe fn reset_signals() {
-    for signal in SIGNALS {
+unsafe fn reset_signals(is_reset: bool) {
+    let handled = if is_reset { libc::SIGPIPE..=libc::SIGPIPE } else { SIGNALS };
+    for signal in handled {
         // SAFETY: no handler is installed, only taken away; numbers that are no signals are errors without effect. All signals are blocked now, so none comes in between.
         unsafe {
             if libc::signal(signal, libc::SIG_DFL) == libc::SIG_IGN && signal != libc::SIGPIPE {
@@ -297,4 +345,34 @@ unsafe fn reset_signals() {
 unsafe fn errno() -> i32 {
     // SAFETY: the C library gives the address of this thread's number.
     unsafe { *libc::__errno_location() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel of long ago.
+    ///
+    /// # Safety
+    /// None is needed.
+    unsafe fn unknown(
+        _: *mut libc::c_void,
+        _: usize,
+        _: clone::Life,
+        _: *mut libc::c_void,
+    ) -> io::Result<libc::c_int> {
+        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+    }
+
+    #[test]
+    fn a_kernel_that_knows_no_clone3_starts_programs_too() {
+        let argv = ["sh", "-c", "kill -PIPE $$"].map(OsStr::new);
+        let program = Program::new(&argv, &[], None).unwrap();
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        for reset in [unknown as clone::Reset, clone::with_default_handlers] {
+            let launched = program.start_by(reset, [nothing.as_fd(); 3]).unwrap();
+            // Rust programs ignore this signal
+            assert_eq!(launched.wait().unwrap().signal(), Some(libc::SIGPIPE));
+        }
+    }
 }

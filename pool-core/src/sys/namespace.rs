@@ -6,11 +6,14 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 
 use super::fork::{self, Side};
-use super::process;
+use super::poll::{Ready, wait_for};
+use super::{failpoint, process};
+use crate::error::ExitCause;
 
 /// The number by which /proc knows this process; `None` without /proc.
 pub(crate) fn me_in_proc() -> Option<u32> {
@@ -92,10 +95,22 @@ fn make(parent: u32) -> Result<Side, String> {
             _ => refused(WHAT_TO_DO, &error),
         })?;
     }
+    // ends with the process that waits: inside, whose child it is can't be asked, for the number of a parent outside is 0, whoever it is
+    let (lifeline, held) = io::pipe().map_err(|error| refused("no pipe", &error))?;
     let side = fork::fork()
         .map_err(|error| refused("no process can be made in a PID namespace", &error))?;
-    if matches!(side, Side::Child) {
+    if matches!(side, Side::Parent(_)) {
+        // open until this process ends
+        std::mem::forget(held);
+    } else {
+        drop(held);
+        failpoint::at("namespace.forked");
         process::arm_parent_death().map_err(|error| refused("prctl", &error))?;
+        if wait_for(lifeline.as_fd(), Ready::ToRead, Duration::ZERO).unwrap_or(false) {
+            // it had ended before: the signal will not come
+            process::leave_like(ExitCause::Exited(1));
+        }
+        failpoint::at("first.armed");
         let is_seen = fs::metadata(format!("/proc/{parent}/stat")).is_ok();
         if !is_seen || numbers("self").is_none_or(|numbers| numbers.len() < 2) {
             return Err("/proc does not show there the processes outside: it is mounted with hidepid, or belongs to another namespace".to_owned());

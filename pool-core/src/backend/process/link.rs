@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::fork_server::ForkedEnd;
 use super::last_lines::LastLines;
 use super::spawner::{Printed, Sink};
+use super::tagging::Tag;
 use crate::attach::Attachments;
 use crate::codec::Lent;
 use crate::error::ExitCause;
@@ -113,6 +114,8 @@ pub(crate) struct ProcessLink {
     captured: [Option<OwnedFd>; 2],
     /// Where its standard error can be read if it is tagged.
     pub(crate) tagged_stderr: LastLines,
+    /// By which the thread that writes its output knows it, if that is tagged.
+    pub(crate) tag: Option<Tag>,
     /// The last lines of its standard error, when it is gone and has cost a task.
     pub(crate) last_lines: String,
     /// Its own cgroup, if it has one.
@@ -196,6 +199,7 @@ impl ProcessLink {
             killed: false,
             captured,
             tagged_stderr: LastLines::default(),
+            tag: None,
             last_lines: String::new(),
             home: started.home,
             group: started.group,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
@@ -22,16 +23,21 @@ const LONGEST_LINE: usize = 64 << 10;
 pub(crate) struct Tagger {
     /// Taken when it is dropped.
     orders: Option<Sender<Order>>,
+    last: AtomicU64,
     bell: Arc<Doorbell>,
     ended: Arc<(Mutex<bool>, Condvar)>,
 }
 
+/// One process whose output is written. Not its seat: in that its successor may sit while what it has printed is still to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag(u64);
+
 /// What the thread is told.
 enum Order {
     /// What comes out of these pipes was printed by the worker of this name.
-    Add(u32, String, Printed),
+    Add(Tag, String, Printed),
     /// That worker has ended: what is in its pipes now is to be written, and then this be told.
-    Finish(u32, Arc<(Mutex<bool>, Condvar)>),
+    Finish(Tag, Arc<(Mutex<bool>, Condvar)>),
 }
 
 impl Tagger {
@@ -50,18 +56,20 @@ impl Tagger {
         };
         let thread = std::thread::Builder::new().name(format!("{pool}-output"));
         thread.spawn(run).map_err(os("cannot start a thread"))?;
-        Ok(Tagger { orders: Some(orders), bell, ended })
+        Ok(Tagger { orders: Some(orders), last: AtomicU64::new(0), bell, ended })
     }
 
-    /// What comes out of these pipes was printed by that worker. The number is for [`finish_one`](Self::finish_one).
-    pub(crate) fn add(&self, number: u32, worker: String, printed: Printed) {
-        self.send(Order::Add(number, worker, printed));
+    /// What comes out of these pipes was printed by that worker. What is given is for [`finish_one`](Self::finish_one).
+    pub(crate) fn add(&self, worker: String, printed: Printed) -> Tag {
+        let tag = Tag(self.last.fetch_add(1, Ordering::Relaxed));
+        self.send(Order::Add(tag, worker, printed));
+        tag
     }
 
-    /// Has written what the worker of this number, which has ended, has printed.
-    pub(crate) fn finish_one(&self, worker: u32) -> Finishing {
+    /// Has written what this worker, which has ended, has printed.
+    pub(crate) fn finish_one(&self, tag: Tag) -> Finishing {
         let written = Arc::new((Mutex::new(false), Condvar::new()));
-        self.send(Order::Finish(worker, Arc::clone(&written)));
+        self.send(Order::Finish(tag, Arc::clone(&written)));
         Finishing(written)
     }
 
@@ -129,7 +137,7 @@ struct Tagging {
 /// One stream of one worker.
 struct Source {
     pipe: Pipe,
-    number: u32,
+    tag: Tag,
     worker: Arc<str>,
     is_stderr: bool,
     /// The beginning of a line.
@@ -169,12 +177,12 @@ impl Tagging {
     fn take_new(&mut self) -> bool {
         loop {
             match self.new.try_recv() {
-                Ok(Order::Finish(worker, written)) => {
+                Ok(Order::Finish(tag, written)) => {
                     let sources = self.sources.values_mut();
-                    sources.filter(|source| source.number == worker).for_each(Source::copy_rest);
+                    sources.filter(|source| source.tag == tag).for_each(Source::copy_rest);
                     tell(&written);
                 }
-                Ok(Order::Add(number, worker, Printed { stdout, stderr })) => {
+                Ok(Order::Add(tag, worker, Printed { stdout, stderr })) => {
                     let worker: Arc<str> = worker.into();
                     for (pipe, is_stderr) in [(stdout, false), (stderr, true)] {
                         let Some(pipe) = pipe else { continue };
@@ -182,7 +190,7 @@ impl Tagging {
                         if self.watch.add(pipe.as_fd(), self.next).is_ok() {
                             let worker = Arc::clone(&worker);
                             let source =
-                                Source { pipe, number, worker, is_stderr, partial: Vec::new() };
+                                Source { pipe, tag, worker, is_stderr, partial: Vec::new() };
                             self.sources.insert(self.next, source);
                         }
                     }
@@ -254,5 +262,41 @@ impl Source {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(&text).and_then(|()| stdout.flush())
         };
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+mod tests {
+    use std::io::pipe;
+
+    use super::*;
+
+    /// The end of the one that had the seat before ended a line of its successor in the middle.
+    #[test]
+    fn the_end_of_one_leaves_the_half_line_of_another_of_the_same_name() {
+        let (orders, new) = channel();
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let watch = Watch::new().unwrap();
+        let mut tagging =
+            Tagging { watch, bell: Arc::clone(&bell), new, sources: HashMap::new(), next: 0 };
+        let tagger =
+            Tagger { orders: Some(orders), last: AtomicU64::new(0), bell, ended: Arc::default() };
+        let [(first, _its), (second, _successors)] = [(); 2].map(|()| {
+            let (reader, mut writer) = pipe().unwrap();
+            writer.write_all(b"half").unwrap();
+            let printed = Printed { stdout: Some(Pipe::new(reader).unwrap()), stderr: None };
+            (tagger.add("pool-0".to_owned(), printed), writer)
+        });
+        assert!(tagging.take_new());
+        tagging.sources.values_mut().for_each(|source| assert!(source.copy() == Copied::Some));
+        let written = tagger.finish_one(first);
+        assert!(tagging.take_new());
+        assert!(written.wait(None));
+        let partial = |tag| {
+            let mut sources = tagging.sources.values();
+            sources.find(|source| source.tag == tag).unwrap().partial.clone()
+        };
+        assert_eq!((partial(first), partial(second)), (b"".to_vec(), b"half".to_vec()));
     }
 }
