@@ -11,8 +11,9 @@ use crate::ids::{Lease, TaskId, WorkerKey};
 use crate::limits::SLOTS;
 use crate::sched::{Action, Config, Event, Reply, Scheduler, Spec};
 use crate::slot::Slot;
+use crate::transport::agreement::Need;
 use crate::transport::block::WorkerBlock;
-use crate::transport::lane::{LaneReader, LaneWriter, Need};
+use crate::transport::lane::{LaneReader, LaneWriter};
 use crate::transport::status::StatusPage;
 
 /// What the parent does with arguments, and a worker with a result.
@@ -77,14 +78,14 @@ impl Default for Lane {
 
 /// Makes the cell for an outcome, settles it as the pool does for a handle that nobody waits for, and takes the value out as the last owner.
 pub fn settle_and_get(value: u64) -> Option<u64> {
-    let slot = Slot::new();
+    let mut slot: Slot<u64> = Slot::new();
     slot.settle_unwaited(value).ok()?;
-    slot.into_value().flatten()
+    slot.take_alone().flatten()
 }
 
 /// The same with others that may wait, and a value that may be looked for again.
 pub fn settle_and_take(value: u64) -> Option<u64> {
-    let slot = Slot::new();
+    let slot: Slot<u64> = Slot::new();
     slot.settle(value).ok()?;
     if slot.wait(None) { slot.take().flatten() } else { None }
 }
