@@ -65,7 +65,7 @@ impl Nursling {
         (callee, input, attachments): (Callee, Arc<Vec<u8>>, Attachments),
         tagger: Option<&Tagger>,
     ) -> io::Result<Nursling> {
-        let started = recipe.start(0)?;
+        let started = recipe.start(0, &[])?;
         let (mut link, printed) = ProcessLink::new(started, recipe.max_result);
         let is_tagged = printed.is_some() && tagger.is_some();
         if let (Some(printed), Some(tagger)) = (printed, tagger) {

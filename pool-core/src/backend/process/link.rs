@@ -99,6 +99,8 @@ pub(crate) struct ProcessLink {
     pub(crate) onlookers: u32,
     /// Somebody sleeps until a task that it has, or had, is done. Until it has none.
     pub(crate) awaited: bool,
+    /// It was asked to leave when all before that is done.
+    is_asked_to_leave: bool,
     /// It was asked for the result of the finalizer, and has not told it.
     pub(crate) finalizing: bool,
     /// When its memory is looked at next.
@@ -187,6 +189,7 @@ impl ProcessLink {
             reading: Reading::Watched,
             onlookers: 0,
             awaited: false,
+            is_asked_to_leave: false,
             finalizing: false,
             next_memory_check: 0,
             violated: false,
@@ -229,6 +232,13 @@ impl ProcessLink {
     #[inline]
     pub(crate) fn push(&mut self, record: &ToWorker<'_>) {
         to_worker::push(record, &mut self.message);
+    }
+
+    /// Asks it to leave when all before that is done, unless it was asked already.
+    pub(crate) fn push_stop(&mut self) {
+        if !std::mem::replace(&mut self.is_asked_to_leave, true) {
+            self.push(&ToWorker::Stop);
+        }
     }
 
     /// Adds a task, which has been announced, to the message.

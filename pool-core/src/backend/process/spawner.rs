@@ -120,9 +120,10 @@ pub(crate) struct Member {
 }
 
 impl Recipe {
-    /// Starts one process and connects it. Everything that it needs is on its way when this returns; it has not said hello yet.
-    pub(crate) fn start(&self, seat: u32) -> io::Result<Started> {
-        let (ours, theirs) = self.connect(seat, false)?;
+    /// Starts one process and connects it. Everything that it needs is on its way when this returns; it has not said hello yet. `first` is the first message of its task queue, if there
+    /// is one already: then it is not woken for that.
+    pub(crate) fn start(&self, seat: u32, first: &[u8]) -> io::Result<Started> {
+        let (ours, theirs) = self.connect(seat, first, false)?;
         let Theirs { stdin, stdout, stderr } = theirs;
         let (pid, pidfd) = self.spawn(stdin, stdout, stderr)?;
         Ok(ours.started(seat, pid, pidfd, None))
@@ -147,7 +148,12 @@ impl Recipe {
     }
 
     /// Makes both ends of all that connects a worker with this program, and sends it its first message.
-    pub(crate) fn connect(&self, seat: u32, is_forked: bool) -> io::Result<(Ours, Theirs)> {
+    pub(crate) fn connect(
+        &self,
+        seat: u32,
+        first: &[u8],
+        is_forked: bool,
+    ) -> io::Result<(Ours, Theirs)> {
         let (stream, stdin) = socket::stream_pair()?;
         let (sender, tasks) = tasks::channel()?;
         let (block, block_fd) = WorkerBlock::create()?;
@@ -163,7 +169,10 @@ impl Recipe {
             (None, their_stdout)
         };
         self.send_boot(&stream, seat, fds, hidden.as_ref().map(AsRawFd::as_raw_fd))?;
-        let sender = TaskQueueWriter::new(sender, self.fast_lane.then(|| block.tasks()));
+        let mut sender = TaskQueueWriter::new(sender, self.fast_lane.then(|| block.tasks()));
+        if !first.is_empty() {
+            sender.send(first).map_err(|_| io::Error::other("its first message was not sent"))?;
+        }
         let ours = Ours { stream, sender, block, group, sinks: [stdout, stderr] };
         Ok((ours, Theirs { stdin, stdout: shown, stderr: their_stderr }))
     }
