@@ -12,7 +12,7 @@ use crate::backend::Link;
 use crate::backend::process::fork_server::{ForkServer, NoServer, NotForked, Ordered};
 use crate::backend::process::last_lines::LastLines;
 use crate::backend::process::link::{ProcessLink, Started};
-use crate::backend::process::spawner::{Recipe, StartMethod};
+use crate::backend::process::spawner::{Recipe, StartMethod, Wires};
 use crate::events::PoolEvent;
 use crate::ids::{WorkerIndex, WorkerKey};
 use crate::limits::KILL_WAIT;
@@ -26,21 +26,26 @@ use crate::wire::to_worker::{self, ToWorker};
 /// [`spawner`](crate::backend::process::spawner).
 pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<SpawnRequest>) {
     // lives as long as the pool, and ends what its workers leave behind
-    let mut forks = None;
+    let mut makings = Makings::default();
+    let has_shares = shared.lock().sched.has_shares();
     while let Ok(request) = requests.recv() {
         // while the fork server makes one, the next one is being connected
         let (mut next, mut ordered) = (Some(request), None);
         while let Some(request) = next.take() {
-            let start = |forks: &mut _| start(shared, request, forks);
-            let started = guarded(shared, request, &mut forks, start).flatten();
+            let start = |makings: &mut _| start(shared, request, makings);
+            let started = guarded(shared, request, &mut makings, start).flatten();
+            if has_shares && let Workers::Processes(recipe) = &shared.settings.workers {
+                // another one will follow soon; if this fails now, that one tells why
+                makings.wires = wires(shared, recipe, &mut makings).ok();
+            }
             let before = std::mem::replace(&mut ordered, started.map(|order| (request, order)));
-            await_started(shared, before, &mut forks);
+            await_started(shared, before, &mut makings);
             next = requests.try_recv().ok();
         }
-        await_started(shared, ordered, &mut forks);
+        await_started(shared, ordered, &mut makings);
     }
     // kills what has outlived its workers
-    drop(forks);
+    drop(makings);
     // the last of them was forgotten with the lock held, as the word that there is nothing more to start was given before that
     drop(shared.lock());
     if let Some(groups) = shared.settings.recipe().and_then(|recipe| recipe.groups.as_ref()) {
@@ -48,16 +53,32 @@ pub(super) fn spawn_workers(shared: &Arc<Shared>, requests: &mpsc::Receiver<Spaw
     }
 }
 
+/// What this thread has for the workers to come.
+#[derive(Debug, Default)]
+struct Makings {
+    forks: Option<ForkServer>,
+    wires: Option<Wires>,
+}
+
+/// What connects the next worker: it may have been made while there was time.
+fn wires(shared: &Shared, recipe: &Recipe, makings: &mut Makings) -> Result<Wires, String> {
+    match makings.wires.take() {
+        Some(wires) => Ok(wires),
+        None => Wires::new(&first_message(&shared.settings), recipe.fast_lane)
+            .map_err(|error| error.to_string()),
+    }
+}
+
 /// Does a part of a start. If that fails, the scheduler is told.
 fn guarded<R>(
     shared: &Shared,
     request: SpawnRequest,
-    forks: &mut Option<ForkServer>,
-    part: impl FnOnce(&mut Option<ForkServer>) -> Result<R, String>,
+    makings: &mut Makings,
+    part: impl FnOnce(&mut Makings) -> Result<R, String>,
 ) -> Option<R> {
-    let done = catch_unwind(AssertUnwindSafe(|| part(forks))).unwrap_or_else(|_| {
+    let done = catch_unwind(AssertUnwindSafe(|| part(makings))).unwrap_or_else(|_| {
         // it may have an order whose answer nobody waits for
-        *forks = None;
+        makings.forks = None;
         Err("starting it panicked".to_owned())
     });
     let error = match done {
@@ -72,14 +93,12 @@ fn guarded<R>(
 }
 
 /// Waits for a worker that was ordered, if one was.
-fn await_started(
-    shared: &Shared,
-    ordered: Option<(SpawnRequest, Ordered)>,
-    forks: &mut Option<ForkServer>,
-) {
+fn await_started(shared: &Shared, ordered: Option<(SpawnRequest, Ordered)>, makings: &mut Makings) {
     if let Some((request, ordered)) = ordered {
-        let adopt = |forks: &mut _| shared.adopt(request.worker, forked(shared, ordered, forks)?);
-        guarded(shared, request, forks, adopt);
+        let adopt = |makings: &mut Makings| {
+            shared.adopt(request.worker, forked(shared, ordered, &mut makings.forks)?)
+        };
+        guarded(shared, request, makings, adopt);
     }
 }
 
@@ -87,7 +106,7 @@ fn await_started(
 fn start(
     shared: &Arc<Shared>,
     request: SpawnRequest,
-    forks: &mut Option<ForkServer>,
+    makings: &mut Makings,
 ) -> Result<Option<Ordered>, String> {
     let SpawnRequest { worker, seat } = request;
     let wanted =
@@ -98,11 +117,11 @@ fn start(
     failpoint::at("parent.spawn");
     match &shared.settings.workers {
         Workers::Processes(recipe) => {
-            let first = first_message(&shared.settings);
+            let wires = wires(shared, recipe, makings)?;
             if shared.settings.start_method == StartMethod::ForkServer {
-                return order(shared, recipe, seat, &first, forks).map(Some);
+                return order(shared, recipe, seat, wires, &mut makings.forks).map(Some);
             }
-            let started = recipe.start(seat, &first).map_err(|error| error.to_string());
+            let started = recipe.start(seat, wires).map_err(|error| error.to_string());
             shared.adopt(worker, started?)?;
         }
         Workers::Threads { .. } => {
@@ -117,7 +136,7 @@ fn order(
     shared: &Shared,
     recipe: &Recipe,
     seat: u32,
-    first: &[u8],
+    wires: Wires,
     forks: &mut Option<ForkServer>,
 ) -> Result<Ordered, String> {
     if !forks.as_ref().is_some_and(ForkServer::is_alive) {
@@ -137,7 +156,7 @@ fn order(
         shared.lock().ends.push(Arc::clone(server.ends()));
         *forks = Some(server);
     }
-    let ordered = forks.as_ref().map(|server| server.order(recipe, seat, first));
+    let ordered = forks.as_ref().map(|server| server.order(recipe, seat, wires));
     unless_useless(ordered, forks)
 }
 

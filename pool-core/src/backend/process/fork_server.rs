@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::link::Started;
-use super::spawner::{Ours, Recipe, Theirs};
+use super::spawner::{Ours, Recipe, Theirs, Wires};
 use crate::codec;
 use crate::error::{ExitCause, PoolError};
 use crate::primitives::lock;
@@ -149,14 +149,14 @@ impl ForkServer {
         wait_any_readable(&[self.pidfd.as_fd()], Some(0)).is_ok_and(|ready| !ready[0])
     }
 
-    /// Orders a worker. `first` is the first message of its task queue, if there is one already. What was ordered is [answered](Self::started) in that order.
+    /// Orders a worker. What was ordered is [answered](Self::started) in that order.
     pub(crate) fn order(
         &self,
         recipe: &Recipe,
         seat: u32,
-        first: &[u8],
+        wires: Wires,
     ) -> Result<Ordered, NotForked> {
-        let (ours, theirs) = recipe.connect(seat, first, true).map_err(NotForked::ThisTime)?;
+        let (ours, theirs) = recipe.connect(seat, wires, true).map_err(NotForked::ThisTime)?;
         let Theirs { stdin, stdout, stderr } = theirs;
         let order = Order::Fork { has_stdout: stdout.is_some(), has_stderr: stderr.is_some() };
         let mut fds = vec![stdin.as_raw_fd()];
