@@ -317,6 +317,27 @@ fn a_cancelled_task_that_was_not_begun_is_skipped_and_its_worker_goes_on() {
 }
 
 #[test]
+fn a_worker_whose_only_task_is_taken_back_leaves_in_good_order() {
+    for lane in [true, false] {
+        let (places, case, ledger) = (Places::new(), Case::new(), Ledger::new());
+        places.set("worker.start", "hold");
+        let once = places.builder(&case, 1).max_tasks_per_child(NonZero::new(1).unwrap());
+        let pool = once.fast_lane(lane).build().unwrap();
+        let handle = pool.apply_async(note, (ledger.path(), 0)).unwrap();
+        let held = places.await_held("worker.start");
+        handle.cancel();
+        assert_eq!(handle.get(), Err(TaskError::Cancelled));
+        // it was told to leave with the task
+        places.let_go("worker.start");
+        assert_ne!(pool.apply(std::process::id, ()), Ok(held));
+        assert_eq!(ledger.count(0), 0, "it did not run");
+        pool.close();
+        pool.join().unwrap();
+        assert_eq!(pool.stats().workers_lost, 0, "it has left, and nobody has killed it");
+    }
+}
+
+#[test]
 fn a_cancelled_task_that_was_begun_costs_its_worker_also_when_it_is_about_to_end() {
     for place in ["worker.started", "worker.called"] {
         let (places, case, ledger) = (Places::new(), Case::new(), Ledger::new());

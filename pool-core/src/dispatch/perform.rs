@@ -42,12 +42,17 @@ impl Core {
             }
         }
         if !only_settled || self.sched.has_ages() {
-            // if this is that thread, it is awake, and ringing does nothing
-            let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
-            if due < self.sleeps_until {
-                self.sleeps_until = due;
-                effects.hurry = true;
-            }
+            self.wake_in_time(effects);
+        }
+    }
+
+    /// The pool's thread is to be woken if it would sleep longer than until the next timer.
+    pub(super) fn wake_in_time(&mut self, effects: &mut Effects) {
+        // if this is that thread, it is awake, and ringing does nothing
+        let due = self.sched.next_tick().unwrap_or(u64::MAX).min(self.next_limit_check);
+        if due < self.sleeps_until {
+            self.sleeps_until = due;
+            effects.hurry = true;
         }
     }
 
@@ -122,8 +127,13 @@ impl Core {
         if !self.attended_next {
             self.unpark(worker);
         }
+        // it has nothing to wait for when it has done its share, so it is told with the last task
+        let is_last = self.settings.finalizer.is_none() && self.sched.has_whole_share(worker);
         match self.link_mut(worker) {
             Some(Link::Process(link)) => {
+                if is_last && link.has_pushed_all() {
+                    link.push_stop();
+                }
                 failpoint::with("parent.send", link.pid);
                 link.violated |= link.flush() == Err(Unsent::Stuck);
                 failpoint::with("parent.sent", link.pid);
@@ -146,7 +156,7 @@ impl Core {
                     link.finalizing = true;
                 }
                 failpoint::with("parent.retire", link.pid);
-                link.push(&ToWorker::Stop);
+                link.push_stop();
                 self.flush(worker, now);
             }
             Some(Link::Thread(link)) => link.stop(),

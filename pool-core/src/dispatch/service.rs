@@ -108,8 +108,14 @@ impl Core {
         if !self.untold.is_empty() {
             due = due.min(clock::now_ns().saturating_add(UNTOLD_NS));
         }
+        // A timer that was set and is not needed any more is left as it is, and the thread wakes once in vain: workers that start one after the other set one each, which nobody has to be
+        // woken for if an earlier one stands.
+        let now = clock::now_ns();
+        if self.sleeps_until > now {
+            due = due.min(self.sleeps_until);
+        }
         self.sleeps_until = due;
-        Some((due != u64::MAX).then(|| due.saturating_sub(clock::now_ns())))
+        Some((due != u64::MAX).then(|| due.saturating_sub(now)))
     }
 
     /// Fork servers have told something, or are gone.

@@ -11,7 +11,7 @@ use crate::attach::Attachments;
 use crate::backend::process::exit::{OomKills, judge};
 use crate::backend::process::last_lines::LastLines;
 use crate::backend::process::link::{BigInput, ProcessLink, Stage};
-use crate::backend::process::spawner::Recipe;
+use crate::backend::process::spawner::{Recipe, Wires};
 use crate::backend::process::tagging::Tagger;
 use crate::codec;
 use crate::error::{ExitCause, TaskError, TaskInfo};
@@ -64,7 +64,7 @@ impl Nursling {
         (callee, input, attachments): (Callee, Arc<Vec<u8>>, Attachments),
         tagger: Option<&Tagger>,
     ) -> io::Result<Nursling> {
-        let started = recipe.start(0)?;
+        let started = recipe.start(0, Wires::new(&[], recipe.fast_lane)?)?;
         let (mut link, printed) = ProcessLink::new(started, recipe.max_result);
         if let (Some(printed), Some(tagger)) = (printed, tagger) {
             link.tagged_stderr = LastLines::of(printed.stderr.as_ref());

@@ -41,6 +41,17 @@ impl Scheduler {
             || self.config.max_tasks_per_child.is_some_and(|max| worker.items >= max)
     }
 
+    /// Whether workers leave when they have done their share, so that others follow.
+    pub(crate) fn has_shares(&self) -> bool {
+        self.config.max_tasks_per_child.is_some()
+    }
+
+    /// Whether a worker has been given all that it is to do before it leaves.
+    pub(crate) fn has_whole_share(&self, key: WorkerKey) -> bool {
+        let whole = |max| self.workers.get(key.index()).is_some_and(|w| w.items >= max);
+        self.config.max_tasks_per_child.is_some_and(whole)
+    }
+
     /// Workers that are too old, and those that have been idle for too long.
     pub(super) fn on_ages(&mut self, now: u64, out: &mut Vec<Action>) {
         if let Some(max) = self.config.max_age_ns {

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,9 +41,33 @@ pub(crate) struct Place {
 
 impl Place {
     /// That of this process; `None` if there is none to be seen.
+    ///
+    /// It is asked for at each start of a worker, and a process is seldom moved. So the file stays open, is read once in [`FRESH`], and what it means is worked out when it says
+    /// something new.
     pub(crate) fn own() -> Option<Place> {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        place(&groups, mounts()?)
+        static KNOWN: Mutex<Option<Own>> = Mutex::new(None);
+        let mut known = unpoisoned(KNOWN.lock());
+        let pid = std::process::id();
+        // a process that was forked has the file of the one that it was
+        if known.as_ref().is_none_or(|known| known.pid != pid) {
+            let file = File::open("/proc/self/cgroup").ok()?;
+            *known = Some(Own { pid, file, read: None, groups: Vec::new(), place: None });
+        }
+        let known = known.as_mut()?;
+        if known.read.is_some_and(|at| at.elapsed() < FRESH) {
+            return known.place.clone();
+        }
+        let mut groups = [0; 4096];
+        let len = known.file.read_at(&mut groups, 0).ok()?;
+        let Some(groups) = groups.get(..len).filter(|groups| groups.len() < 4096) else {
+            return place(&fs::read_to_string("/proc/self/cgroup").ok()?, mounts()?);
+        };
+        if known.groups != groups {
+            known.place = place(std::str::from_utf8(groups).ok()?, mounts()?);
+            known.groups = groups.to_vec();
+        }
+        known.read = Some(Instant::now());
+        known.place.clone()
     }
 
     /// That in which this process, a zombie perhaps, is or was. Version 1 does not tell of zombies, which stay where they were first then.
@@ -65,6 +89,20 @@ impl Place {
         let read = |file: &&str| fs::read_to_string(self.directory.join(file)).ok();
         count(&files.iter().find_map(read)?, "oom_kill")
     }
+}
+
+/// How long it may take until it is noticed that this process was moved to another group: the time of a few starts of workers.
+const FRESH: Duration = Duration::from_millis(20);
+
+/// What is known of this process's own group.
+#[derive(Debug)]
+struct Own {
+    pid: u32,
+    file: File,
+    read: Option<Instant>,
+    /// What the file has said, and what that means.
+    groups: Vec<u8>,
+    place: Option<Place>,
 }
 
 /// Read once: it is asked for at each start of a worker, and cgroups are not mounted elsewhere while a program runs.

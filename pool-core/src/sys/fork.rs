@@ -57,8 +57,9 @@ impl ChildSignals {
         Ok(ChildSignals(SignalFd::with_flags(&signals, flags)?))
     }
 
+    /// Takes what is there: one signal, however many children have ended. One that comes now makes it readable again.
     pub(crate) fn drain(&self) {
-        while let Ok(Some(_)) = self.0.read_signal() {}
+        let _ = self.0.read_signal();
     }
 
     /// In a child: the signal has its usual meaning again.
@@ -86,6 +87,13 @@ pub(crate) fn ended(pid: u32) -> Option<ExitCause> {
         }
         Ok(_) | Err(_) => Some(ExitCause::Unknown),
     }
+}
+
+/// A child that has ended, if there is any. It stays a zombie.
+pub(crate) fn any_ended() -> Option<u32> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let pid = waitid(Id::All, flags).ok()?.pid()?;
+    Some(pid.as_raw().unsigned_abs())
 }
 
 /// Collects a child that has ended.

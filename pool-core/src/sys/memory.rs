@@ -164,6 +164,15 @@ impl SharedBlock {
     }
 }
 
+/// Gives back to the system what was freed, also between pieces that are in use. To be done before a process is copied: what it has is copied for each.
+pub(crate) fn trim() {
+    // SAFETY: it looks after the allocator's own memory, under the allocator's own locks.
+    #[cfg(all(target_env = "gnu", not(miri)))]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// From this size on, memory is worth huge pages: a page fault for each 4 KiB is most of what fresh memory costs.
 const HUGE: usize = 4 << 20;
 

@@ -107,6 +107,21 @@ pub(crate) fn wait_any_readable(
     fds: &[BorrowedFd<'_>],
     timeout_ns: Option<u64>,
 ) -> io::Result<Vec<bool>> {
+    let fds = fds.iter().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    wait_any(fds, timeout_ns)
+}
+
+/// The same, but of the first one only its end is waited for.
+pub(crate) fn wait_end_or_any_readable(
+    fds: &[BorrowedFd<'_>],
+    timeout_ns: Option<u64>,
+) -> io::Result<Vec<bool>> {
+    // the end of the stream is told in any case
+    let flags = [PollFlags::empty()].into_iter().chain(std::iter::repeat(PollFlags::POLLIN));
+    wait_any(fds.iter().zip(flags).map(|(&fd, flags)| PollFd::new(fd, flags)).collect(), timeout_ns)
+}
+
+fn wait_any(mut fds: Vec<PollFd<'_>>, timeout_ns: Option<u64>) -> io::Result<Vec<bool>> {
     let timeout = match timeout_ns {
         None => PollTimeout::NONE,
         Some(ns) => {
@@ -114,7 +129,6 @@ pub(crate) fn wait_any_readable(
                 .unwrap_or(PollTimeout::ZERO)
         }
     };
-    let mut fds: Vec<_> = fds.iter().map(|&fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     match nix::poll::poll(&mut fds, timeout) {
         Ok(_) => {}
         Err(nix::Error::EINTR) => {}

@@ -112,11 +112,15 @@ pub(crate) fn put_nothing(number: i32) -> io::Result<()> {
 /// Makes this process, and what it starts, a likelier choice of the kernel's than its parent when memory runs out. Raising needs no privilege.
 pub(crate) fn prefer_for_oom() {
     const MORE: i32 = 300;
-    let path = "/proc/self/oom_score_adj";
-    let known = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let mut text = [0; 16];
+    // a container may forbid it: then it is as it is
+    let Ok(file) = File::options().read(true).write(true).open("/proc/self/oom_score_adj") else {
+        return;
+    };
+    let known = file.read_at(&mut text, 0).ok().and_then(|len| text.get(..len));
+    let known = known.and_then(|text| std::str::from_utf8(text).ok()?.trim().parse::<i32>().ok());
     if let Some(known) = known {
-        // a container may forbid it: then it is as it is
-        let _ = std::fs::write(path, (known + MORE).min(1000).to_string());
+        let _ = file.write_at((known + MORE).min(1000).to_string().as_bytes(), 0);
     }
 }
 

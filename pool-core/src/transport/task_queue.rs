@@ -51,13 +51,15 @@ pub(crate) struct TaskQueueReader {
     /// Messages of the channel to which the lane has not come yet.
     early: VecDeque<Vec<u8>>,
     spin: Spin,
+    /// What comes next takes longer than it is worth to look for it.
+    takes_longer: bool,
 }
 
 impl TaskQueueReader {
     pub(crate) fn new(receiver: TaskReceiver, lane: Option<Lane>) -> TaskQueueReader {
         let (lane, early) = (lane.map(LaneReader::new), VecDeque::new());
         let spin = Spin::new(Duration::from_nanos(SPIN_NS));
-        TaskQueueReader { receiver, lane, early, spin }
+        TaskQueueReader { receiver, lane, early, spin, takes_longer: false }
     }
 
     /// Whether there is something to do without waiting for it. (Of the channel this is not known.)
@@ -65,10 +67,16 @@ impl TaskQueueReader {
         self.lane.as_ref().is_some_and(LaneReader::has_news)
     }
 
+    /// The parent has to be woken first before it sends the next records.
+    pub(crate) fn expect_a_wait(&mut self) {
+        self.takes_longer = true;
+    }
+
     /// Looks for the next records for a moment, and puts them in the place of what `buffer` holds. `false`: there are none in the lane.
     pub(crate) fn look(&mut self, buffer: &mut Vec<u8>) -> bool {
         let Some(lane) = &mut self.lane else { return false };
-        if !lane.has_news() && self.spin.is_worth_it() {
+        let takes_longer = std::mem::take(&mut self.takes_longer);
+        if !lane.has_news() && !takes_longer && self.spin.is_worth_it() {
             self.spin.until(|| lane.has_news().then_some(()));
         }
         // only another program could write a position that is refused
@@ -129,7 +137,7 @@ mod tests {
     fn pair() -> (TaskQueueWriter, TaskQueueReader) {
         let (block, _fd) = WorkerBlock::create().unwrap();
         let (sender, theirs) = tasks::channel().unwrap();
-        let receiver = TaskReceiver::adopt(&theirs).unwrap();
+        let receiver = TaskReceiver::adopt(tasks::SpareReceiver::new().unwrap(), &theirs).unwrap();
         let writer = TaskQueueWriter::new(sender, Some(block.tasks()));
         (writer, TaskQueueReader::new(receiver, Some(block.tasks())))
     }

@@ -77,16 +77,37 @@ impl TaskSender {
     }
 }
 
+/// A receiver of nothing, to be made one of a descriptor that is passed. A process that forks others makes it once for all of them.
+#[derive(Debug)]
+pub(crate) struct SpareReceiver {
+    receiver: IpcBytesReceiver,
+    number: RawFd,
+}
+
+impl SpareReceiver {
+    pub(crate) fn new() -> io::Result<SpareReceiver> {
+        let (_, receiver) = ipc::bytes_channel()?;
+        Ok(SpareReceiver { number: number(&receiver)?, receiver })
+    }
+
+    /// One for processes that are forked, with all done that is done once in a process.
+    pub(crate) fn measured() -> io::Result<SpareReceiver> {
+        measure_once()?;
+        // what it takes to receive: with the first one that it frees, malloc learns that such pieces are worth keeping
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(OsIpcSender::get_max_fragment_size())));
+        SpareReceiver::new()
+    }
+}
+
 /// The worker's end.
 #[derive(Debug)]
 pub(crate) struct TaskReceiver(IpcBytesReceiver);
 
 impl TaskReceiver {
     /// Makes a receiver of the descriptor that the parent has passed.
-    pub(crate) fn adopt(descriptor: &OwnedFd) -> io::Result<TaskReceiver> {
-        let (_, receiver) = ipc::bytes_channel()?;
-        sys::replace_number(descriptor.as_fd(), number(&receiver)?)?;
-        Ok(TaskReceiver(receiver))
+    pub(crate) fn adopt(spare: SpareReceiver, descriptor: &OwnedFd) -> io::Result<TaskReceiver> {
+        sys::replace_number(descriptor.as_fd(), spare.number)?;
+        Ok(TaskReceiver(spare.receiver))
     }
 
     /// Waits for the next message; `None` when the parent is gone.
@@ -122,7 +143,7 @@ mod tests {
     #[test]
     fn messages_pass_through_adopted_ends() {
         let (sender, theirs) = channel().unwrap();
-        let receiver = TaskReceiver::adopt(&theirs).unwrap();
+        let receiver = TaskReceiver::adopt(SpareReceiver::new().unwrap(), &theirs).unwrap();
         drop(theirs);
         for message in [&b"one"[..], &[7; 100_000]] {
             sender.send(message).unwrap();

@@ -21,6 +21,11 @@ thread_local! {
     static STATE: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 
+/// Has what this thread keeps be dropped when it ends, which is told the C library once: to be done before others are forked.
+pub(crate) fn prepare() {
+    WORKER.with(|_| ());
+}
+
 /// This thread is the worker of that seat from now on.
 pub(crate) fn enter(seat: u32, page: StatusPage) {
     WORKER.set(Some((WorkerIndex(seat), page)));

@@ -14,24 +14,35 @@ use crate::codec;
 use crate::error::TaskError;
 use crate::sys::fork::{self, ChildSignals, Side};
 use crate::sys::pidfd::PidFd;
-use crate::sys::poll::wait_any_readable;
+use crate::sys::poll::{wait_any_readable, wait_end_or_any_readable};
 use crate::sys::signal::{GroupSignal, send_to_child};
-use crate::sys::{capture, failpoint, namespace, process, socket};
+use crate::sys::{capture, failpoint, memory, namespace, process, socket};
 use crate::task::callee::Callee;
 use crate::task::entry::Output;
 use crate::task::job::caught;
 use crate::task::panics;
+use crate::transport::tasks::SpareReceiver;
 use crate::wire::fork_server::{Answer, MESSAGE_BYTES, Order, SHORT_MESSAGE_BYTES, encode_end};
 use crate::wire::hello::{ForkServerBoot, Hello};
 
 /// How long it goes on killing what its pool has left behind.
 const LAST_SECONDS: Duration = Duration::from_secs(2);
 
+/// When it is looked for what is no reason to wake: what the pool has taken note of, what workers have left behind, and an end that could not be told.
+const LATER_NS: u64 = 10_000_000;
+
+/// So many children may have ended before it is looked in any case whether some of them were adopted.
+const UNLOOKED: u32 = 32;
+
 /// A process that it has forked, which is to be a worker.
 pub(super) struct Forked {
     pub(super) stream: OwnedFd,
     /// Its parent: the fork server.
     pub(super) parent: u32,
+    /// What the fork server has made for all that it forks.
+    pub(super) spare: SpareReceiver,
+    /// See [`process::image_id`].
+    pub(super) image: [u64; 4],
 }
 
 struct ForkServer {
@@ -41,8 +52,14 @@ struct ForkServer {
     workers: HashMap<u32, Worker>,
     /// The first order has come.
     has_begun: bool,
+    /// A worker was to be made.
+    has_forked: bool,
     /// There may be children that it has not forked.
     has_adopted: bool,
+    /// How often a child has ended since it was last seen that none of these was adopted.
+    unlooked: u32,
+    /// Each worker gets it as it is.
+    spare: SpareReceiver,
     /// Threads that this process had before any code of the user's was called.
     threads: usize,
     /// It is the first process of a PID namespace: its end is that of all in it.
@@ -75,7 +92,10 @@ struct Worker {
 enum Turn {
     Next,
     /// This is a new process.
-    Forked(Forked),
+    Forked {
+        stream: OwnedFd,
+        parent: u32,
+    },
     /// The pool is gone.
     End,
 }
@@ -105,27 +125,29 @@ pub(super) fn serve(
     fork::become_subreaper()?;
     let signals = ChildSignals::block()?;
     let threads = fork::threads().unwrap_or(1);
+    super::context::prepare();
+    let image = process::image_id()?;
     let mut server = ForkServer {
         orders,
         ends,
         signals,
         workers: HashMap::new(),
         has_begun: false,
+        has_forked: false,
         has_adopted: false,
+        unlooked: 0,
+        spare: SpareReceiver::measured()?,
         threads,
         is_isolated: boot.seen.is_some(),
     };
-    let image = process::image_id()?;
     let hello = Hello { version: boot.version, depth: boot.depth, image };
     server.answer(&Answer::Greeting(hello))?;
     loop {
         match server.turn() {
             Ok(Turn::Next) => {}
-            Ok(Turn::Forked(forked)) => {
-                drop(server.orders);
-                drop(server.ends);
+            Ok(Turn::Forked { stream, parent }) => {
                 server.signals.unblock();
-                return Ok(forked);
+                return Ok(Forked { stream, parent, spare: server.spare, image });
             }
             Ok(Turn::End) | Err(_) => {
                 server.end_descendants();
@@ -143,12 +165,18 @@ impl ForkServer {
             // a test binary: other threads take the signal, so it has to be looked
             self.reap_adopted();
         }
-        let looks = self.threads > 1 && self.has_adopted;
-        let timeout = (behind || looks).then_some(10_000_000);
-        let mut fds = vec![self.orders.as_fd(), self.ends.as_fd(), self.signals.as_fd()];
+        let looks = self.threads > 1 && self.has_adopted || self.unlooked > 0;
+        // That a zombie may go is no reason to wake: nearly always the next order follows, or the next end.
+        let has_zombies = self.workers.values().any(|worker| worker.told);
+        let timeout = (behind || looks || has_zombies).then_some(LATER_NS);
+        let mut fds = vec![self.ends.as_fd(), self.orders.as_fd(), self.signals.as_fd()];
         let alive = || self.workers.iter().filter(|(_, worker)| !worker.ended);
         fds.extend(alive().map(|(_, worker)| worker.pidfd.as_fd()));
-        let ready = wait_any_readable(&fds, timeout)?;
+        let ready = if has_zombies {
+            wait_end_or_any_readable(&fds, timeout)?
+        } else {
+            wait_any_readable(&fds, timeout)?
+        };
         let ended = alive().zip(&ready[3..]).filter(|(_, is_ready)| **is_ready);
         let ended: Vec<u32> = ended.map(|((pid, _), _)| *pid).collect();
         for pid in ended {
@@ -156,22 +184,34 @@ impl ForkServer {
         }
         if ready[2] {
             self.signals.drain();
-            self.reap_adopted();
+            self.unlooked += 1;
         }
-        if ready[1] {
-            let mut bytes = [0; 64];
-            let (len, _) = socket::receive_with(self.ends.as_fd(), &mut bytes)?;
-            if len == 0 {
-                return Ok(Turn::End);
-            }
-            for pid in bytes[..len].as_chunks::<4>().0 {
-                let pid = u32::from_le_bytes(*pid);
-                if self.workers.remove(&pid).is_some() {
-                    fork::reap(pid);
+        let released = if ready[0] || has_zombies { self.release()? } else { Some(0) };
+        let Some(released) = released else { return Ok(Turn::End) };
+        if self.unlooked > 0 {
+            self.look_for_adopted(released == 0 && !ready.contains(&true));
+        }
+        if ready[1] { self.take_order() } else { Ok(Turn::Next) }
+    }
+
+    /// Collects those of which the pool has taken note. Tells how many these are, or `None` if the pool is gone.
+    fn release(&mut self) -> io::Result<Option<u32>> {
+        let (mut bytes, mut count) = ([0; 4], 0);
+        loop {
+            match socket::receive_now(self.ends.as_fd(), &mut bytes) {
+                Ok(0) => return Ok(None),
+                Ok(_) => {
+                    let pid = u32::from_le_bytes(bytes);
+                    if self.workers.remove(&pid).is_some() {
+                        fork::reap(pid);
+                        count += 1;
+                    }
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
-        if ready[0] { self.take_order() } else { Ok(Turn::Next) }
     }
 
     /// Tells which workers have ended; `true` if that could not be told of all.
@@ -187,6 +227,22 @@ impl ForkServer {
             }
         }
         Ok(false)
+    }
+
+    /// Collects what workers have left behind and has ended, without a look into /proc if that can be. Workers that have ended stand before it until they are released, which happens
+    /// within moments; so it is waited for, but not for `long`, and not for ever if there are always some.
+    fn look_for_adopted(&mut self, long: bool) {
+        while let Some(pid) = fork::any_ended() {
+            if !self.workers.contains_key(&pid) {
+                fork::reap(pid);
+            } else if long || self.unlooked >= UNLOOKED {
+                self.reap_adopted();
+                break;
+            } else {
+                return;
+            }
+        }
+        self.unlooked = 0;
     }
 
     /// Collects what workers have left behind, as far as it has ended.
@@ -212,7 +268,9 @@ impl ForkServer {
         if len == 0 {
             return Ok(Turn::End);
         }
-        match codec::decode(&bytes[..len]).map_err(io::Error::other)? {
+        let order = codec::decode(&bytes[..len]).map_err(io::Error::other)?;
+        drop(long);
+        match order {
             Order::Preload { callee, input } => {
                 let outcome = self.preload(Callee(callee), &input);
                 self.answer(&Answer::Preloaded(outcome))?;
@@ -250,9 +308,12 @@ impl ForkServer {
         };
         let server = std::process::id();
         failpoint::at("forks.fork");
-        if !self.is_isolated {
-            // what it leaves behind when it ends would stay; in a namespace nothing does
-            process::disarm_parent_death()?;
+        if !std::mem::replace(&mut self.has_forked, true) {
+            memory::trim();
+            if !self.is_isolated {
+                // what it leaves behind when it ends would stay; in a namespace nothing does
+                process::disarm_parent_death()?;
+            }
         }
         match fork::fork() {
             Ok(Side::Parent(pid)) => {
@@ -287,7 +348,7 @@ impl ForkServer {
                         None => process::put_nothing(number)?,
                     }
                 }
-                Ok(Turn::Forked(Forked { stream, parent: server }))
+                Ok(Turn::Forked { stream, parent: server })
             }
             Err(error) => {
                 self.answer(&Answer::Refused(error.to_string()))?;

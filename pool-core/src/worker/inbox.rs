@@ -72,7 +72,7 @@ impl Inbox {
     }
 
     /// Runs what comes, until the parent says stop or is gone.
-    pub(super) fn serve(mut self, mut outbox: Outbox, registry: &Registry) -> End {
+    pub(super) fn serve(&mut self, outbox: &mut Outbox, registry: &Registry) -> End {
         let mut message = Vec::new();
         loop {
             if !self.tasks.look(&mut message)
@@ -81,7 +81,7 @@ impl Inbox {
                 return End::Orphaned;
             }
             failpoint::at("worker.received");
-            if let Err(end) = self.handle_all(&message, &mut outbox, registry) {
+            if let Err(end) = self.handle_all(&message, outbox, registry) {
                 return end;
             }
             if !self.tasks.has_more() && outbox.tell_who_waits().is_err() {
@@ -141,6 +141,7 @@ impl Inbox {
             ToWorker::Initialize { callee, input } => {
                 attach::hand_over(std::mem::take(&mut self.attached));
                 initialize(callee, input, outbox)?;
+                self.tasks.expect_a_wait();
             }
             ToWorker::Finalize { callee, input } => {
                 attach::hand_over(std::mem::take(&mut self.attached));
@@ -244,6 +245,8 @@ fn initialize(callee: Callee, input: &[u8], outbox: &mut Outbox) -> Result<(), E
         outbox.send(Header::new(Kind::Ready), |_| Ok(()))?;
         return Ok(());
     }
+    // the parent knows what takes its time
+    outbox.release()?;
     match outbox.capture(|out| callee.entry()(input, out)) {
         Kind::Fault => {
             outbox.end_by_socket(Header::new(Kind::InitFailed))?;

@@ -19,6 +19,7 @@ mod inbox;
 mod outbox;
 mod printed;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ use crate::sys::{failpoint, process, signal, socket};
 use crate::task::{Registry, panics};
 use crate::transport::block::WorkerBlock;
 use crate::transport::task_queue::TaskQueueReader;
-use crate::transport::tasks::TaskReceiver;
+use crate::transport::tasks::{SpareReceiver, TaskReceiver};
 use crate::wire::from_worker::{Header, Kind};
 use crate::wire::hello::{Boot, Hello, Summoned};
 use crate::{codec, sys};
@@ -49,7 +50,11 @@ const EXIT_CONDEMNED: i32 = 102;
 
 /// Serves the parent until it says stop or is gone.
 pub(crate) fn run(summons: &Summons, entry: boot::Entry, registry: Registry) -> ! {
-    let end = begin(summons, entry).map(|(inbox, outbox)| inbox.serve(outbox, &registry));
+    let end = begin(summons, entry).map(|(inbox, outbox)| {
+        // what they hold is let go by the end of this process: were the socket closed before, its parent would be woken twice
+        let (mut inbox, mut outbox) = (ManuallyDrop::new(inbox), ManuallyDrop::new(outbox));
+        inbox.serve(&mut outbox, &registry)
+    });
     context::leave();
     failpoint::at("worker.leave");
     leave(match end {
@@ -80,14 +85,17 @@ fn begin(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbo
     // sent before this process was started, so there is nothing to wait for
     match receive_boot(&stream)? {
         (Summoned::Worker(boot), fds) => {
-            prepare(stream, boot, fds, summons.parent, summons.parent, entry)
+            let (parent, family) = (summons.parent, summons.parent);
+            prepare(stream, boot, fds, Origin { parent, family, entry, forked: None })
         }
         (Summoned::ForkServer(boot), fds) => {
-            let Forked { stream: own, parent } = fork_server::serve(&boot, fds, entry)?;
+            let Forked { stream: own, parent, spare, image } =
+                fork_server::serve(&boot, fds, entry)?;
             drop(stream);
+            let (family, forked) = (summons.parent, Some((spare, image)));
             match receive_boot(&own)? {
                 (Summoned::Worker(boot), fds) => {
-                    prepare(own, boot, fds, parent, summons.parent, entry)
+                    prepare(own, boot, fds, Origin { parent, family, entry, forked })
                 }
                 (Summoned::ForkServer(_), _) => Err(sys_error("a fork server of a fork server")),
             }
@@ -95,15 +103,24 @@ fn begin(summons: &Summons, entry: boot::Entry) -> std::io::Result<(Inbox, Outbo
     }
 }
 
-/// `parent` is the process that has started this one, `family` the one that uses it.
+/// How a worker has come to be.
+struct Origin {
+    /// The process that has started it.
+    parent: u32,
+    /// The one that uses it.
+    family: u32,
+    entry: boot::Entry,
+    /// What the fork server that it was has made, and known about the executable.
+    forked: Option<(SpareReceiver, [u64; 4])>,
+}
+
 fn prepare(
     stream: OwnedFd,
     boot: Boot,
     fds: Vec<OwnedFd>,
-    parent: u32,
-    family: u32,
-    entry: boot::Entry,
+    origin: Origin,
 ) -> std::io::Result<(Inbox, Outbox)> {
+    let Origin { parent, family, entry, forked } = origin;
     failpoint::at("worker.booted");
     if boot.kin.daemon {
         process::arm_parent_death()?;
@@ -153,15 +170,22 @@ fn prepare(
         context::enter(seat, block.status());
     }
     let mut outbox = Outbox::new(stream, &block, boot.fast_lane, boot.max_result);
-    let image = process::image_id()?;
+    let (spare, image) = match forked {
+        Some(forked) => forked,
+        None => (SpareReceiver::new()?, process::image_id()?),
+    };
     let hello = Hello { version: PROTOCOL_VERSION, depth: boot.depth, image };
     failpoint::at("worker.hello");
-    let said = outbox.send(Header::new(Kind::Hello), |body| {
+    outbox.hold(Header::new(Kind::Hello), |body| {
         codec::encode(&hello, body, u64::MAX).map_err(|_| sys_error("hello"))
-    });
-    if boot.kin.daemon {
-        // the others go on without their parent: their task is there already
-        said?;
+    })?;
+    if boot.seat.is_none() || sandbox.is_some() {
+        // a worker of a pool is asked at once whether it is ready, and says both
+        let said = outbox.release();
+        if boot.kin.daemon {
+            // the others go on without their parent: their task is there already
+            said?;
+        }
     }
     if boot.image.is_some_and(|expected| expected != image) {
         // the parent reads why in the hello; a task that it has sent means nothing here
@@ -173,7 +197,7 @@ fn prepare(
     }
     boot::set_family(Family { kin: boot.kin, parent: family, maker: parent });
     let lane = boot.fast_lane.then(|| block.tasks());
-    let tasks = TaskQueueReader::new(TaskReceiver::adopt(&tasks)?, lane);
+    let tasks = TaskQueueReader::new(TaskReceiver::adopt(spare, &tasks)?, lane);
     Ok((Inbox::new(tasks, block, printed), outbox))
 }
 

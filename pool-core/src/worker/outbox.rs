@@ -37,6 +37,8 @@ pub(super) struct Outbox {
     frame: Vec<u8>,
     /// The result itself, if it is a large vector of numbers: the buffer has nothing then.
     lent: Option<Lent>,
+    /// A frame that is sent with the next one, or before this process sleeps.
+    held: Vec<u8>,
     /// When and where the first reply was put into the lane that the parent was not told of.
     untold: Option<(u64, u64)>,
     max_result: u64,
@@ -55,6 +57,7 @@ impl Outbox {
             results: ResultsWriter::new(block.results()),
             frame: Vec::new(),
             lent: None,
+            held: Vec::new(),
             untold: None,
             max_result,
         }
@@ -74,6 +77,25 @@ impl Outbox {
         self.begin();
         fill(&mut self.frame)?;
         self.end_by_socket(header)
+    }
+
+    /// Like [`Outbox::send`], but the frame may wait for the next one, so that the parent is woken once for both.
+    pub(super) fn hold(
+        &mut self,
+        header: Header,
+        fill: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.begin();
+        fill(&mut self.frame)?;
+        self.put_header(header);
+        self.held.extend_from_slice(&self.frame);
+        Ok(())
+    }
+
+    /// Sends what is held.
+    pub(super) fn release(&mut self) -> io::Result<()> {
+        let held = std::mem::take(&mut self.held);
+        socket::send_all(self.stream.as_fd(), &held)
     }
 
     /// Calls `function` with the buffer for its result, and gives the kind of frame that this has become. It waits in the buffer until
@@ -180,6 +202,7 @@ impl Outbox {
 
     /// Tells the parent of what lies in the lane. To be called before this process sleeps.
     pub(super) fn tell(&mut self) -> io::Result<()> {
+        self.release()?;
         self.tell_if(Need::Later)?;
         self.untold = None;
         Ok(())
@@ -230,7 +253,12 @@ impl Outbox {
     }
 
     fn send_frame(&mut self) -> io::Result<()> {
-        let sent = socket::send_all(self.stream.as_fd(), &self.frame);
+        let sent = if self.held.is_empty() {
+            socket::send_all(self.stream.as_fd(), &self.frame)
+        } else {
+            self.held.extend_from_slice(&self.frame);
+            self.release()
+        };
         if self.frame.capacity() > INLINE_BYTES {
             self.frame = Vec::new();
         }

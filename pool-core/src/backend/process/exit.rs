@@ -20,7 +20,6 @@ pub(crate) fn judge(
     kills: &mut OomKills,
     now: u64,
 ) -> ExitCause {
-    kills.look(link.home.as_ref(), Some(0), now);
     if link.violated {
         ExitCause::Protocol
     } else if matches!(exit, ExitCause::Signaled { signal: KILL, .. })
@@ -36,18 +35,28 @@ pub(crate) fn judge(
 /// The kernel's out-of-memory kills, by the groups in which workers are counted.
 ///
 /// The kernel tells nobody whom it killed. It counts its kills for each memory cgroup and for the whole machine. Of a worker with a group of its own that says all. Others share theirs with
-/// the pool, so a SIGKILL that we did not send is taken for such a kill if the count of the group has gone up since a worker of it was last started or lost: a good guess. Only where groups
+/// the pool, so a SIGKILL that we did not send is taken for such a kill if the count of the group has gone up since a worker of it was last started or killed: a good guess. Only where groups
 /// tell nothing it is the count of the machine.
 #[derive(Debug, Default)]
 pub(crate) struct OomKills {
     groups: HashMap<Option<Place>, Tally>,
+    /// Of which group, and when, the counts were read at the last start that has read them.
+    looked: Option<(Option<Place>, u64)>,
 }
 
 impl OomKills {
-    /// A worker is started: what was counted before explains no end later.
+    /// A worker is started: what was counted before explains no end later. What was counted within [the window](OOM_WINDOW_NS) may explain one in any case, so if workers are
+    /// started one after the other, the counts are read once in that time: reading them takes as long as a quarter of a start.
     pub(crate) fn on_start(&mut self, home: Option<&Place>, now: u64) {
+        let is_known = |(place, at): &(Option<Place>, u64)| {
+            place.as_ref() == home && now.saturating_sub(*at) < OOM_WINDOW_NS
+        };
+        if self.looked.as_ref().is_some_and(is_known) {
+            return;
+        }
         self.look(None, process::oom_kills(), now);
         self.look(home, home.and_then(Place::oom_kills), now);
+        self.looked = Some((home.cloned(), now));
     }
 
     /// `first` is what had been counted in a group that was never looked at: a worker has been moved there.
@@ -62,6 +71,7 @@ impl OomKills {
         if let Some(group) = &link.group {
             return group.had_oom_kill();
         }
+        self.look(link.home.as_ref(), Some(0), now);
         let (place, _) = count(link.home.as_ref());
         self.groups.get_mut(&place).is_some_and(|tally| tally.take(now))
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::link::Started;
-use super::spawner::{Recipe, Theirs};
+use super::spawner::{Ours, Recipe, Theirs, Wires};
 use crate::codec;
 use crate::error::{ExitCause, PoolError};
 use crate::primitives::lock;
@@ -45,6 +45,15 @@ pub(crate) enum NoServer {
     /// It would be no use to try again.
     Refused(PoolError),
     Failed(String),
+}
+
+/// A worker that was ordered.
+#[derive(Debug)]
+pub(crate) struct Ordered {
+    seat: u32,
+    ours: Ours,
+    /// Of the server that is to make it.
+    ends: Arc<WorkerEnds>,
 }
 
 /// Why there is no worker.
@@ -140,15 +149,29 @@ impl ForkServer {
         wait_any_readable(&[self.pidfd.as_fd()], Some(0)).is_ok_and(|ready| !ready[0])
     }
 
-    /// Has a worker made.
-    pub(crate) fn fork(&self, recipe: &Recipe, seat: u32) -> Result<Started, NotForked> {
-        let (ours, theirs) = recipe.connect(seat, true).map_err(NotForked::ThisTime)?;
+    /// Orders a worker. What was ordered is [answered](Self::started) in that order.
+    pub(crate) fn order(
+        &self,
+        recipe: &Recipe,
+        seat: u32,
+        wires: Wires,
+    ) -> Result<Ordered, NotForked> {
+        let (ours, theirs) = recipe.connect(seat, wires, true).map_err(NotForked::ThisTime)?;
         let Theirs { stdin, stdout, stderr } = theirs;
         let order = Order::Fork { has_stdout: stdout.is_some(), has_stderr: stderr.is_some() };
         let mut fds = vec![stdin.as_raw_fd()];
         fds.extend(stdout.as_ref().map(AsRawFd::as_raw_fd));
         fds.extend(stderr.as_ref().map(AsRawFd::as_raw_fd));
         self.send(&order, &fds).map_err(NotForked::Useless)?;
+        Ok(Ordered { seat, ours, ends: Arc::clone(&self.ends) })
+    }
+
+    /// Waits until a worker that was ordered is made.
+    pub(crate) fn started(&self, recipe: &Recipe, ordered: Ordered) -> Result<Started, NotForked> {
+        let Ordered { seat, ours, ends } = ordered;
+        if !Arc::ptr_eq(&ends, &self.ends) {
+            return Err(NotForked::ThisTime(io::Error::other("its fork server is gone")));
+        }
         let (answer, fds) =
             self.receive(SHORT_MESSAGE_BYTES, ANSWER).map_err(NotForked::Useless)?;
         let number = match answer {
@@ -161,7 +184,7 @@ impl ForkServer {
         };
         match find(number, recipe.seen.is_some(), fds) {
             Ok((pid, pidfd)) => {
-                let end = ForkedEnd { ends: Arc::clone(&self.ends), number };
+                let end = ForkedEnd { ends, number };
                 Ok(ours.started(seat, pid, pidfd, Some(end)))
             }
             Err(error) => {

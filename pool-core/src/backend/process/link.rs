@@ -102,6 +102,8 @@ pub(crate) struct ProcessLink {
     pub(crate) awaited: bool,
     /// Who attends to it collects the results of many tasks.
     pub(crate) unhurried: bool,
+    /// It was asked to leave when all before that is done.
+    is_asked_to_leave: bool,
     /// It was asked for the result of the finalizer, and has not told it.
     pub(crate) finalizing: bool,
     /// When its memory is looked at next.
@@ -193,6 +195,7 @@ impl ProcessLink {
             onlookers: 0,
             awaited: false,
             unhurried: false,
+            is_asked_to_leave: false,
             finalizing: false,
             next_memory_check: 0,
             violated: false,
@@ -236,6 +239,13 @@ impl ProcessLink {
     #[inline]
     pub(crate) fn push(&mut self, record: &ToWorker<'_>) {
         to_worker::push(record, &mut self.message);
+    }
+
+    /// Asks it to leave when all before that is done, unless it was asked already.
+    pub(crate) fn push_stop(&mut self) {
+        if !std::mem::replace(&mut self.is_asked_to_leave, true) {
+            self.push(&ToWorker::Stop);
+        }
     }
 
     /// Adds a task, which has been announced, to the message.

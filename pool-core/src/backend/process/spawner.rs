@@ -121,8 +121,8 @@ pub(crate) struct Member {
 
 impl Recipe {
     /// Starts one process and connects it. Everything that it needs is on its way when this returns; it has not said hello yet.
-    pub(crate) fn start(&self, seat: u32) -> io::Result<Started> {
-        let (ours, theirs) = self.connect(seat, false)?;
+    pub(crate) fn start(&self, seat: u32, wires: Wires) -> io::Result<Started> {
+        let (ours, theirs) = self.connect(seat, wires, false)?;
         let Theirs { stdin, stdout, stderr } = theirs;
         let (pid, pidfd) = self.spawn(stdin, stdout, stderr)?;
         Ok(ours.started(seat, pid, pidfd, None))
@@ -146,11 +146,14 @@ impl Recipe {
         Ok((pidfd, stream))
     }
 
-    /// Makes both ends of all that connects a worker with this program, and sends it its first message.
-    pub(crate) fn connect(&self, seat: u32, is_forked: bool) -> io::Result<(Ours, Theirs)> {
-        let (stream, stdin) = socket::stream_pair()?;
-        let (sender, tasks) = tasks::channel()?;
-        let (block, block_fd) = WorkerBlock::create()?;
+    /// Makes the rest of what connects a worker with this program, and sends it its first message.
+    pub(crate) fn connect(
+        &self,
+        seat: u32,
+        wires: Wires,
+        is_forked: bool,
+    ) -> io::Result<(Ours, Theirs)> {
+        let Wires { stream, stdin, sender, tasks, block, block_fd } = wires;
         let (stdout, their_stdout) = Sink::open(self.stdout, io::stdout().as_fd())?;
         let (stderr, their_stderr) = Sink::open(self.stderr, io::stderr().as_fd())?;
         let group = self.groups.as_ref().map(|groups| groups.create()).transpose()?;
@@ -163,7 +166,6 @@ impl Recipe {
             (None, their_stdout)
         };
         self.send_boot(&stream, seat, fds, hidden.as_ref().map(AsRawFd::as_raw_fd))?;
-        let sender = TaskQueueWriter::new(sender, self.fast_lane.then(|| block.tasks()));
         let ours = Ours { stream, sender, block, group, sinks: [stdout, stderr] };
         Ok((ours, Theirs { stdin, stdout: shown, stderr: their_stderr }))
     }
@@ -288,6 +290,31 @@ impl Recipe {
             .stdout(stdout)
             .stderr(stderr);
         command
+    }
+}
+
+/// Both ends of what connects a worker with this program, whichever it is: its sockets and the memory that they share.
+#[derive(Debug)]
+pub(crate) struct Wires {
+    stream: OwnedFd,
+    stdin: OwnedFd,
+    sender: TaskQueueWriter,
+    tasks: OwnedFd,
+    block: WorkerBlock,
+    block_fd: OwnedFd,
+}
+
+impl Wires {
+    /// `first` is the first message of the task queue, if there is one already: then the worker is not woken for that.
+    pub(crate) fn new(first: &[u8], fast_lane: bool) -> io::Result<Wires> {
+        let (stream, stdin) = socket::stream_pair()?;
+        let (sender, tasks) = tasks::channel()?;
+        let (block, block_fd) = WorkerBlock::create()?;
+        let mut sender = TaskQueueWriter::new(sender, fast_lane.then(|| block.tasks()));
+        if !first.is_empty() {
+            sender.send(first).map_err(|_| io::Error::other("its first message was not sent"))?;
+        }
+        Ok(Wires { stream, stdin, sender, tasks, block, block_fd })
     }
 }
 
