@@ -49,7 +49,8 @@ pub fn unread(socket: RawFd) -> i32 {
     bytes
 }
 
-/// In a worker: does something, on a thread of its own, as soon as a reply is on its way and not all of it has been read.
+/// In a worker: does something, on a thread of its own, as soon as a reply is on its way and not all of it has been read. For workers without the fast lane: big
+/// results go by the socket there (for how they go otherwise see the failpoint `worker.piece`).
 pub fn when_sending(act: impl FnOnce() + Send + 'static) {
     let socket = find();
     std::thread::spawn(move || {

@@ -200,7 +200,7 @@ fn stopped_in_mid_reply(pool: &Pool) -> Option<(u32, pool_core::AsyncResult<Byte
 #[test]
 fn row_24_a_worker_stopped_in_mid_reply_does_not_delay_others() {
     let case = Case::new();
-    let pool = case.pool(2);
+    let pool = case.builder(2).fast_lane(false).build().unwrap();
     let (pid, handle) = stopped_in_mid_reply(&pool).expect("one of 20 is stopped in time");
     for size in 0..500 {
         assert_eq!(pool.apply(length, (pattern(size),)), Ok((size, true)));

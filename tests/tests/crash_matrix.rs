@@ -523,7 +523,7 @@ fn killed_while_the_parent_sends_64_mib_costs_nothing() {
 #[test]
 fn killed_while_it_sends_64_mib_back() {
     let case = Case::new();
-    let pool = case.pool(1);
+    let pool = case.builder(1).fast_lane(false).build().unwrap();
     let big = |size: usize| {
         reply_socket::when_sending(|| Fault::Raise(9).happen());
         vec![1u64; size >> 3]

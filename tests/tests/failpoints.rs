@@ -156,7 +156,7 @@ fn row_15_a_worker_that_dies_in_the_middle_of_a_big_result_costs_its_task_and_sh
 {
     each(&["worker.piece"], |places, place, action| {
         let case = Case::new();
-        let pool = places.builder(&case, 2).build().unwrap();
+        let pool = places.builder(&case, 2).fast_lane(true).build().unwrap();
         places.set(place, action);
         let make = |size: usize| vec![7_u8; size];
         let sizes = [3 << 20, 10, 300 << 10, 5 << 20];
@@ -172,6 +172,40 @@ fn row_15_a_worker_that_dies_in_the_middle_of_a_big_result_costs_its_task_and_sh
             }
         }
     });
+}
+
+#[test]
+fn row_24_a_worker_that_stands_still_in_the_middle_of_a_big_result_delays_no_others() {
+    let make = |size: usize| vec![7_u8; size];
+    for end in ["goes on", "is killed", "is out of time", "is terminated"] {
+        let (places, case) = (Places::new(), Case::new());
+        let pool = places.builder(&case, 2).fast_lane(true).build().unwrap();
+        places.set("worker.piece", "pass 3\nhold");
+        let limit = Duration::from_secs(if end == "is out of time" { 1 } else { 3600 });
+        let handle = pool.task(make).timeout(limit).apply_async((5 << 20,)).unwrap();
+        let held = places.await_held("worker.piece");
+        for size in 0..200 {
+            assert_eq!(pool.apply(make, (size,)), Ok(make(size)));
+        }
+        match end {
+            "goes on" => {
+                assert!(!handle.ready(), "three of forty pieces are no result");
+                places.let_go("worker.piece");
+                assert!(handle.get() == Ok(make(5 << 20)));
+            }
+            "is killed" => {
+                fault::send(held, Signal::SIGKILL);
+                assert!(matches!(handle.get(), Err(TaskError::WorkerLost { .. })));
+            }
+            "is out of time" => assert_eq!(handle.get(), Err(TaskError::TimedOut)),
+            _ => {
+                pool.terminate();
+                assert_eq!(handle.get(), Err(TaskError::Terminated));
+                continue;
+            }
+        }
+        assert!(pool.apply(make, (3 << 20,)) == Ok(make(3 << 20)), "{end}");
+    }
 }
 
 #[test]

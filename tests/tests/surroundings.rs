@@ -96,7 +96,7 @@ fn row_23_a_worker_stopped_in_mid_argument_does_not_keep_a_task_with_a_time_limi
 #[test]
 fn row_24_a_worker_stopped_in_mid_reply_does_not_keep_a_task_with_a_time_limit() {
     let case = Case::new();
-    let pool = case.pool(1);
+    let pool = case.builder(1).fast_lane(false).build().unwrap();
     let stops = |size: usize| {
         let stop = || fault::Fault::Raise(Signal::SIGSTOP as i32).happen();
         pool_tests::reply_socket::when_sending(stop);
