@@ -123,6 +123,19 @@ fn row_5_if_every_worker_sends_nonsense_first_the_number_of_attempts_is_bounded(
 }
 
 #[test]
+fn row_5_a_fork_server_that_says_nonsense_is_not_waited_for() {
+    let (case, ledger) = (Case::new(), Ledger::new());
+    let nonsense = "1000000 send eeeeeeee00000000000000000000000000000000eeeeeeee";
+    // an hour: whoever waits for that is ended by the watchdog
+    let built = evil(&case, 1, nonsense, &ledger).start_timeout(Duration::from_secs(3600));
+    let error = built.start_method(StartMethod::ForkServer).build().unwrap_err();
+    let PoolError::StartFailed(text) = &error else { panic!("{error:?}") };
+    assert!(text.contains("nonsense"), "{text}");
+    assert!(starts(&ledger) <= 5, "{} starts", starts(&ledger));
+    case.assert_nothing_left();
+}
+
+#[test]
 fn row_74_join_returns_when_replacements_do_not_come_up() {
     let (case, ledger, gate) = (Case::new(), Ledger::new(), Gate::new());
     let doomed = case.builder(1).initializer(

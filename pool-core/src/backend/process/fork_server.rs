@@ -85,7 +85,10 @@ impl ForkServer {
         drop((their_orders, their_ends));
         let ends = Arc::new(WorkerEnds { socket: ends, state: Mutex::default() });
         let server = ForkServer { pidfd, orders, ends };
-        server.greet(recipe, &stream, timeout)?;
+        server.greet(recipe, &stream, timeout).inspect_err(|_| {
+            // it has no workers that it could end: nobody waits until it goes by itself
+            let _ = server.pidfd.kill();
+        })?;
         if let Some((callee, input)) = preload {
             server.send(&Order::Preload { callee: callee.0, input: input.clone() }, &[])?;
             match server.receive(MESSAGE_BYTES, timeout)?.0 {
@@ -124,10 +127,14 @@ impl ForkServer {
         }
         let mut bytes = [0; HEADER];
         if ready[1]
-            && let Ok((HEADER, _)) = socket::receive_with(stream.as_fd(), &mut bytes)
-            && let Ok(Header { kind: Kind::NotInitialized, .. }) = Header::decode(&bytes, 0)
+            && let Ok((len @ 1.., _)) = socket::receive_with(stream.as_fd(), &mut bytes)
         {
-            return Err(NoServer::Refused(PoolError::InitNotCalled));
+            return Err(match Header::decode(&bytes, 0) {
+                Ok(Header { kind: Kind::NotInitialized, .. }) if len == HEADER => {
+                    NoServer::Refused(PoolError::InitNotCalled)
+                }
+                _ => NoServer::Failed("the fork server has said nonsense".to_owned()),
+            });
         }
         if ready.contains(&true) {
             // its end of the stream is closed a moment before it has ended
