@@ -132,7 +132,7 @@ ROWS = [
     ("start", "ms", "10 workers up, first results", "ms", 1, "less"),
     ("terminate", "ms", "terminate and join, 10 busy workers", "ms", 1, "less"),
     ("one_task_each", "per_s", "a new worker for each task, 2 at a time", "tasks/s", 0, "more"),
-    ("idle_memory", "kib", "idle worker, proportional set size", "KiB", 0, "less"),
+    ("idle_memory", "kib", "idle worker of a small program, proportional set size", "KiB", 0, "less"),
     ("outstanding", "bytes", "an unfinished task, in the parent", "bytes", 0, "less"),
     ("mixed_2", "p50_us", "1 % tasks of 50 ms among those of 100 µs, 2 workers at load 0.4: the short ones, p50", "µs", 0, "less"),
     ("mixed_2", "p99_us", "the same, p99", "µs", 0, "less"),

@@ -21,6 +21,9 @@ REQUIREMENTS = HERE / "requirements.txt"
 # Measurements that need no pool, under their names in the program.
 BARE = {"map": "plain_map", "efficiency_apply": "efficiency_bare", "mixed_2": "mixed_2_ideal", "mixed_8": "mixed_8_ideal"}
 
+# How the program that measures nothing but the memory of idle workers is told of these sides.
+IDLE = {"pool-core": "spawn", "pool-core-fork-server": "fork-server"}
+
 
 def cargo(*arguments, folder=ROOT):
     """Runs cargo and gives the executables that it has built, by name."""
@@ -46,7 +49,8 @@ class Sides:
     def __init__(self, wanted):
         self.missing = {}
         target = target_directory()
-        self.pool = cargo("bench", "--quiet", "-p", "pool-core", "--bench", "pool", "--no-run")["pool"]
+        built = cargo("bench", "--quiet", "-p", "pool-core", "--bench", "pool", "--bench", "idle", "--no-run")
+        self.pool, self.idle = built["pool"], built["idle"]
         self.python = sys.executable
         self.environment = dict(os.environ, RUST_BACKTRACE="0", PYTHONDONTWRITEBYTECODE="1")
         if "pool-cli" in wanted:
@@ -85,6 +89,8 @@ class Sides:
 
     def command(self, side, measurement, size):
         name = "workers" if measurement.startswith("workers_") else measurement
+        if name == "idle_memory" and side in IDLE:
+            return [self.idle, IDLE[side], size]
         if side == "pool-core":
             return [self.pool, name, size]
         if side == "pool-core-fork-server":

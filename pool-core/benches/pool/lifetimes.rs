@@ -4,10 +4,10 @@ use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use pool_core::{Pool, WorkerState};
+use pool_core::Pool;
 
 use crate::Start;
-use crate::common::{self, Figures, WORKERS, plus_one};
+use crate::common::{Figures, WORKERS, plus_one};
 
 fn half_a_second(p: u64) -> (u64, bool) {
     std::thread::sleep(Duration::from_millis(500));
@@ -59,18 +59,6 @@ pub(crate) fn one_task_each(start: Start, tasks: usize) -> anyhow::Result<Figure
     };
     run(tasks / 10 + 1)?;
     Ok(Figures::one("per_s", tasks as f64 / run(tasks)?.as_secs_f64()))
-}
-
-/// Proportional set size: a page that several processes share counts for each of them with its share.
-pub(crate) fn idle_memory(start: Start, workers: usize) -> anyhow::Result<Figures> {
-    let pool = start.builder().processes(workers).build()?;
-    pool.task(plus_one).chunk_size(1).map(0..100)?;
-    while pool.workers().iter().any(|w| w.state() != WorkerState::Idle) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let sizes: Vec<u64> =
-        pool.workers().iter().map(|w| common::pss_kib(w.pid())).collect::<Result<_, _>>()?;
-    Ok(Figures::one("kib", common::median(sizes)? as f64))
 }
 
 /// 10 workers, tasks of half a second, until number 100 says that it is enough.

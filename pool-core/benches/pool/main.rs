@@ -79,7 +79,6 @@ fn measure(measurement: &str, size: usize) -> anyhow::Result<Figures> {
         "start" => lifetimes::start(start, size),
         "terminate" => lifetimes::terminate(start, size),
         "one_task_each" => lifetimes::one_task_each(start, size),
-        "idle_memory" => lifetimes::idle_memory(start, size),
         "program_500" => lifetimes::program_500(size as u64),
         "outstanding" => scale::outstanding(size),
         "workers" => scale::workers(start, size),
