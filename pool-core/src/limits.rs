@@ -67,6 +67,9 @@ pub(crate) const ONE_AHEAD_NS: u64 = 2_000_000;
 /// A worker that has answered nothing for this long gives back what it has not started, so that others can take it.
 pub(crate) const STALL_NS: u64 = 5_000_000;
 
+/// A reply up to this size for which the bell would have to be rung goes by the bell's way itself. Larger ones are quicker through shared memory, and the bell behind them.
+pub(crate) const BELL_BYTES: usize = 4 << 10;
+
 /// A worker that answers several tasks in a row tells the parent at the latest after this time, so that one wake-up serves many.
 pub(crate) const TELL_NS: u64 = 50_000;
 

@@ -57,10 +57,10 @@ impl Scheduler {
         if worker.leases.is_empty() {
             self.workers[key.index()].last_progress = now;
         }
-        // not what the others could begin at the same time
+        // of much work, not what the others could begin at the same time
         let share = self.queue.len().div_ceil(self.workers.len());
         let (mut bytes, mut count) = (0, 0);
-        while count < share
+        while (count < share || self.workers[key.index()].load_ns <= AHEAD_NS / 2)
             && let Some(task) = self.next_queued()
         {
             let next = &self.tasks[task.index()];

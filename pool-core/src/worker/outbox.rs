@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::codec::{self, Lent};
-use crate::limits::{INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_LATER_NS, TELL_NS};
+use crate::limits::{BELL_BYTES, INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_LATER_NS, TELL_NS};
 use crate::output::TaskOutput;
 use crate::spin::spin_until;
 use crate::sys::{failpoint, poll, socket};
@@ -143,7 +143,8 @@ impl Outbox {
             return self.send_frame();
         }
         let Some(lane) = &mut self.lane else { return self.send_frame() };
-        if next == Next::Nothing && self.untold.is_none() && lane.is_bell_wanted(Need::Now) {
+        let alone = next == Next::Nothing && self.untold.is_none();
+        if alone && body <= BELL_BYTES && lane.is_bell_wanted(Need::Now) {
             // it would need the bell at once: then it can as well go itself, which is quicker
             return self.send_frame();
         }
