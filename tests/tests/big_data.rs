@@ -129,6 +129,22 @@ fn big_results_that_nobody_waits_for_are_no_obstacle() {
 }
 
 #[test]
+fn large_results_of_initializers_and_finalizers_harm_nobody() {
+    for lane in [true, false] {
+        let case = Case::new();
+        let numbers = |count: usize| vec![1.0_f64; count];
+        let built = case.builder(1).fast_lane(lane).initializer(numbers, (100_000,));
+        let pool = built.finalizer(numbers, (100_000,)).build().unwrap();
+        assert_eq!(pool.apply(u64::pow, (2, 10)), Ok(1024));
+        pool.close();
+        pool.join().unwrap();
+        assert_eq!(pool.stats().workers_lost, 0, "lane: {lane}");
+        let given = pool.finalized::<Vec<f64>>();
+        assert!(given == [Ok(vec![1.0; 100_000])], "lane: {lane}");
+    }
+}
+
+#[test]
 fn row_50_big_arguments_and_big_results_at_the_same_time() {
     let case = Case::new();
     let pool = case.pool(2);

@@ -8,13 +8,13 @@ use super::agreement::Need;
 use super::block::WorkerBlock;
 use super::lane::{LaneProbe, LaneReader};
 use super::results::ResultsReader;
-use crate::limits::{READ_BUDGET_BYTES, READ_BUFFER_BYTES};
+use crate::limits::{PIECE_BYTES, PIECES, READ_BUDGET_BYTES, READ_BUFFER_BYTES};
 use crate::small_bytes::SmallBytes;
 use crate::sys::{memory, socket};
 use crate::wire::from_worker::{HEADER, Header, Kind, Malformed};
 
-/// The length up to which a result's announcement is believed as far as addresses go.
-const ANNOUNCED: u64 = 1 << 30;
+/// So much room is made for a result that comes in pieces at first; then as much as has come.
+const FIRST_ROOM: u64 = PIECES as u64 * PIECE_BYTES as u64;
 
 /// Puts the parts of a stream together again.
 #[derive(Debug)]
@@ -179,8 +179,7 @@ impl ReplyReader {
             return Err(Malformed);
         }
         if body.capacity() - body.len() < len {
-            // addresses: memory is taken by what arrives
-            let room = missing.min((body.len() as u64).max(ANNOUNCED));
+            let room = missing.min((body.len() as u64).max(FIRST_ROOM));
             body.try_reserve_exact(room as usize).map_err(|_| Malformed)?;
             memory::take_huge_pages(&mut body);
         }
@@ -302,7 +301,6 @@ fn receive_large(fd: BorrowedFd<'_>, len: u64, body: &mut Vec<u8>) -> io::Result
 mod tests {
     use super::*;
     use crate::ids::Lease;
-    use crate::limits::PIECE_BYTES;
     use proptest::prelude::*;
     use std::os::fd::AsFd;
 
@@ -443,6 +441,8 @@ mod tests {
         while publish(Kind::Piece, PIECE_BYTES as u64) {}
         assert_eq!(reader.read_lane(None, |_, _| panic!("incomplete")), Ok(Round::Budget));
         assert!(reader.incomplete() <= READ_BUDGET_BYTES + PIECE_BYTES, "{}", reader.incomplete());
+        let (_, body) = reader.in_pieces.as_ref().unwrap();
+        assert!(body.capacity() <= 4 * READ_BUDGET_BYTES, "{}: as announced", body.capacity());
     }
 
     proptest! {

@@ -122,6 +122,8 @@ impl Outbox {
     fn begin(&mut self) {
         self.frame.clear();
         self.frame.resize(HEADER, 0);
+        // of an initializer, whose result nobody wants
+        self.lent = None;
     }
 
     /// Sends the reply in the buffer: by the lane if it has room, which never blocks; else, if it is big, in pieces, or by the socket. The parent may not have
