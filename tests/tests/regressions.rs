@@ -252,6 +252,18 @@ fn a_chunk_whose_decoding_panics_is_an_error_of_its_items() {
     assert!(matches!(seen.recv_timeout(SOON), Ok(TaskError::Decode(_))));
 }
 
+/// A map took in its first results while it submitted the rest, and a panic of their decoding left the caller without a handle, and most of the input unsubmitted.
+#[test]
+fn a_result_whose_decoding_panics_does_not_end_the_submission() {
+    let case = Case::new();
+    let pool = case.pool(2);
+    let map = pool.task(Undecodable).chunk_size(1).map_async(0..20_000u64).unwrap();
+    map.wait();
+    assert_eq!(pool.stats().submitted, 20_000);
+    let got = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| map.get()));
+    assert!(got.is_err(), "it is told where the result is asked for");
+}
+
 fn threads() -> BTreeSet<String> {
     census::entries("/proc/self/task")
         .iter()

@@ -31,6 +31,8 @@ pub struct MapResult<R> {
     /// The outcomes of the first parts, so many.
     whole: Chunk<R>,
     added: usize,
+    /// How many items there will be, as far as it is known before they are submitted.
+    expected: usize,
     onto: DecodeOnto<R>,
     /// The tasks, if there is one handle for all of them.
     gathered: Option<Vec<TaskRef>>,
@@ -78,12 +80,13 @@ impl<R> Part<R> {
 type DecodeOnto<R> = fn(Value, u64, &mut Chunk<R>) -> Result<(), TaskError>;
 
 impl<R> MapResult<R> {
-    /// Without any parts yet. `items`: how many there will be, as far as it is known.
-    pub(crate) fn new(items: usize, onto: DecodeOnto<R>) -> Self {
+    /// Without any parts yet.
+    pub(crate) fn new(expected: usize, onto: DecodeOnto<R>) -> Self {
         MapResult {
             parts: Vec::new(),
-            whole: Chunk::with_capacity(items.min(RESERVED / size_of::<R>().max(1))),
+            whole: Chunk::of_values(Vec::new()),
             added: 0,
+            expected,
             onto,
             gathered: None,
             fail_fast: false,
@@ -91,15 +94,28 @@ impl<R> MapResult<R> {
         }
     }
 
-    /// Adds a part of so many items. Takes in what has arrived of the first parts, so that the memory in which it lay is used again for what comes next.
+    /// One more part, of so many items.
     pub(crate) fn push(&mut self, handle: AsyncResult<Chunk<R>>, items: usize) {
         self.parts.push(Part { handle, items, chunk: OnceLock::new() });
-        while let Some(part) = self.parts.get_mut(self.added)
-            && part.handle.task().slot().is_settled()
+    }
+
+    /// Adds up what has arrived of the first parts, so that the memory in which it lay is used again for what comes next. Decoding it is the user's code.
+    pub(crate) fn add_ready(&mut self) {
+        while self.parts.get(self.added).is_some_and(|part| part.handle.task().slot().is_settled())
         {
-            part.add_to(&mut self.whole, self.onto);
-            self.added += 1;
+            self.add_next();
         }
+    }
+
+    /// Adds the outcome of the next part, which is ready.
+    fn add_next(&mut self) {
+        if self.added == 0 && self.gathered.is_none() {
+            let most = RESERVED / size_of::<R>().max(1);
+            let known = self.parts.iter().map(|part| part.items).sum();
+            self.whole = Chunk::with_capacity(self.expected.min(most).max(known));
+        }
+        self.parts[self.added].add_to(&mut self.whole, self.onto);
+        self.added += 1;
     }
 
     /// One handle for the items of all these tasks.
@@ -145,12 +161,11 @@ impl<R> MapResult<R> {
 
     /// Waits for one part after the other, and adds up what they give while the others go on. `false`: at the deadline.
     fn add_until(&mut self, deadline: Option<Instant>) -> bool {
-        for part in &mut self.parts[self.added..] {
+        while let Some(part) = self.parts.get(self.added) {
             if !part.handle.task().wait(deadline) {
                 return false;
             }
-            part.add_to(&mut self.whole, self.onto);
-            self.added += 1;
+            self.add_next();
         }
         true
     }

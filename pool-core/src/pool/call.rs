@@ -148,7 +148,8 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         Args: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = Args>,
     {
-        self.starmap_async(items)?.get()
+        // nobody else has the handle, so what comes while the rest is submitted can be added up at once
+        self.submit_map(items.into_iter(), MapResult::add_ready)?.get()
     }
 
     /// [`Pool::starmap_async`] with these options.
@@ -162,7 +163,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         Args: Serialize + DeserializeOwned + Send + 'static,
         I: IntoIterator<Item = Args>,
     {
-        self.submit_map(items.into_iter())
+        self.submit_map(items.into_iter(), |_| ())
     }
 
     /// What is done with the result of a single task before its handle has it.

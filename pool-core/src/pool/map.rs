@@ -108,9 +108,11 @@ impl Pool {
 }
 
 impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
+    /// `between` is called behind each chunk.
     pub(super) fn submit_map<Args>(
         &self,
         items: impl Iterator<Item = Args>,
+        between: fn(&mut MapResult<F::Output>),
     ) -> Result<MapResult<F::Output>, SubmitError>
     where
         F: TaskFn<Args, Kind>,
@@ -125,16 +127,17 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             (None, _) => {
                 let items: Vec<Args> = items.collect();
                 let size = self.pool.chunk_size::<Args>(items.len());
-                return self.submit_chunks(items.into_iter(), size);
+                return self.submit_chunks(items.into_iter(), size, between);
             }
         };
-        self.submit_chunks(items, size)
+        self.submit_chunks(items, size, between)
     }
 
     fn submit_chunks<Args>(
         &self,
         mut items: impl Iterator<Item = Args>,
         size: NonZero<usize>,
+        between: fn(&mut MapResult<F::Output>),
     ) -> Result<MapResult<F::Output>, SubmitError>
     where
         F: TaskFn<Args, Kind>,
@@ -144,10 +147,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
         let callee = Callee::of(chunk::run::<F, Args, Kind>);
         let function = Function::new::<F>(callee, job::chunk::<F, Args, Kind>);
         let gathering = self.gathering::<F::Output>();
-        let mut map = MapResult::new(
-            if gathering.is_some() { 0 } else { items.size_hint().0 },
-            chunk::decode_onto::<F::Output>,
-        );
+        let mut map = MapResult::new(items.size_hint().0, chunk::decode_onto::<F::Output>);
         let mut handles = Vec::new();
         loop {
             let input: Vec<Args> = items.by_ref().take(size.get()).collect();
@@ -159,7 +159,10 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             let task = self.pool.submit(&function, input, count, &self.options, finish)?;
             let handle = AsyncResult::new(task, chunk::decode::<F::Output>);
             match &gathering {
-                None => map.push(handle, count),
+                None => {
+                    map.push(handle, count);
+                    between(&mut map);
+                }
                 Some(_) => handles.push(handle),
             }
         }
