@@ -10,13 +10,11 @@ use super::callbacks::{self, Callback};
 use super::options::Options;
 use super::submit::{Function, MayWait, Unsubmitted};
 use super::{Imap, ImapUnordered, Pool};
-use crate::attach;
-use crate::codec;
 use crate::dispatch::Finish;
 use crate::error::{SubmitError, TaskError, TrySubmitError};
 use crate::handle::{AsyncResult, MapResult};
 use crate::task::callee::Callee;
-use crate::task::job::{self, Value};
+use crate::task::job;
 use crate::task::{TaskFn, entry};
 
 /// Options for the next call of one function: see [`Pool::task`].
@@ -95,7 +93,7 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
     {
         let (function, finish) = (one::<F, Args, Kind>(), self.finish::<F::Output>());
         match self.pool.try_submit(&function, args, 1, &self.options, finish, MayWait::No) {
-            Ok(task) => Ok(AsyncResult::new(task, decode_one::<F::Output>)),
+            Ok(task) => Ok(AsyncResult::new(task, |value, _| entry::decode(value))),
             Err(Unsubmitted::Full(args)) => Err(TrySubmitError::Full(args)),
             Err(Unsubmitted::Refused(SubmitError::Unsupported(what), args)) => {
                 Err(TrySubmitError::Unsupported(what, args))
@@ -176,9 +174,8 @@ impl<F, Kind: 'static, S> Call<'_, F, Kind, S> {
             return None;
         }
         let (success, error) = (self.success.clone(), self.options.on_error.clone());
-        let limit = self.pool.shared().settings.max_result;
         Some(Box::new(move |outcome| {
-            let result = job::opened(outcome, |value| decode_one::<R>(value, limit));
+            let result = job::opened(outcome, entry::decode::<R>);
             callbacks::call(result, &success, error.as_ref())
         }))
     }
@@ -238,13 +235,5 @@ where
     Kind: 'static,
 {
     let task = pool.submit(&one::<F, Args, Kind>(), args, 1, options, finish)?;
-    Ok(AsyncResult::new(task, decode_one::<F::Output>))
-}
-
-pub(super) fn decode_one<R>(value: Value, _limit: u64) -> Result<R, TaskError>
-where
-    R: DeserializeOwned + 'static,
-{
-    let decode = |bytes: &[u8]| attach::returned(|| codec::decode_value(bytes));
-    value.open(|bytes| decode(bytes).map_err(|error| entry::decode_error::<R>(&error)))
+    Ok(AsyncResult::new(task, |value, _| entry::decode(value)))
 }

@@ -34,6 +34,7 @@ use crate::error::{PoolError, TaskError};
 use crate::handle::deadline;
 use crate::limits::DROP_GRACE;
 use crate::sched::{Event, Phase};
+use crate::task::entry;
 use crate::task::job::opened;
 
 /// A pool of worker processes.
@@ -159,11 +160,7 @@ impl Pool {
     /// with the finalizer's own type. After [`join`](Pool::join), all are there; a pool that recycles its workers keeps them until they are asked for.
     pub fn finalized<R: DeserializeOwned + 'static>(&self) -> Vec<Result<R, TaskError>> {
         let outcomes = std::mem::take(&mut self.shared.lock().finalized);
-        let limit = self.shared.settings.max_result;
-        outcomes
-            .into_iter()
-            .map(|outcome| opened(outcome, |value| call::decode_one(value, limit)))
-            .collect()
+        outcomes.into_iter().map(|outcome| opened(outcome, entry::decode)).collect()
     }
 }
 

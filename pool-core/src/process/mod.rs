@@ -24,8 +24,6 @@ pub use family::{
     ChildProcess, CurrentProcess, ParentProcess, active_children, current_process, parent_process,
 };
 
-use crate::attach;
-use crate::codec;
 use crate::error::TaskError;
 use crate::handle::{Joinable, Joining, Pending, deadline};
 use crate::output::TaskOutput;
@@ -122,13 +120,7 @@ impl<R: Serialize + DeserializeOwned + Send + 'static> Process<R> {
     }
 
     fn of(child: Child) -> Process<R> {
-        let decode = |value: Value| {
-            value.open(|bytes| {
-                attach::returned(|| codec::decode_value(bytes))
-                    .map_err(|e| entry::decode_error::<R>(&e))
-            })
-        };
-        Process { child: Arc::new(child), decode }
+        Process { child: Arc::new(child), decode: entry::decode }
     }
 }
 

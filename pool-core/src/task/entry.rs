@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::callee::instance;
+use super::job::Value;
 use super::{TaskFn, panics};
 use crate::attach;
 use crate::codec::{self, Lent, Unencodable};
@@ -92,6 +93,14 @@ where
     }
     let encode = || codec::encode_value(&result.0, out.bytes, out.limit);
     attach::returning(encode).map_err(unencodable::<F::Output>)
+}
+
+/// The other side of [`single`].
+pub(crate) fn decode<R: DeserializeOwned + 'static>(value: Value) -> Result<R, TaskError> {
+    value.open(|bytes| {
+        let decoded = attach::returned(|| codec::decode_value(bytes));
+        decoded.map_err(|error| decode_error::<R>(&error))
+    })
 }
 
 pub(crate) fn decode_error<R>(error: &str) -> TaskError {
