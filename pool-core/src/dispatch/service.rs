@@ -35,6 +35,9 @@ pub(super) fn serve(shared: &Arc<Shared>) {
     // a mistake of this thread must not leave anybody waiting: all handles are settled, and the children are still reaped
     let mut turn = || catch_unwind(AssertUnwindSafe(|| turn(shared, &mut tokens)));
     while turn().unwrap_or_else(|_| give_up(shared)) {}
+    // of the last turn: handles keep the pool's state, which is to keep no arguments
+    let aside = std::mem::take(&mut shared.lock().aside);
+    drop(aside);
 }
 
 /// Breaks the pool after a panic of its own thread, which goes on to reap the children.
@@ -171,8 +174,32 @@ mod tests {
     use crate::sys::signal::GroupSignal;
     use crate::{Pool, TaskError};
     use std::sync::atomic::Ordering;
+    use std::time::{Duration, Instant};
 
     crate::test_support!();
+
+    #[test]
+    fn what_was_laid_aside_is_freed_when_the_pool_ends() {
+        let pool = Pool::new(1).unwrap();
+        let waits = |_: Vec<u8>| std::thread::park_timeout(Duration::from_secs(1_000));
+        let handle = pool.apply_async(waits, (vec![7; 3 << 20],)).unwrap();
+        let pid = loop {
+            match handle.pid() {
+                Some(pid) => break pid,
+                None => std::thread::yield_now(),
+            }
+        };
+        pool.close();
+        crate::sys::signal::send_to_group(pid, GroupSignal::Kill).unwrap();
+        pool.join().unwrap();
+        // the pool's thread is at its end, and the handle still has the pool's state
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !pool.shared().lock().aside.is_empty() {
+            assert!(Instant::now() < limit, "arguments are kept");
+            std::thread::yield_now();
+        }
+        assert!(matches!(handle.get(), Err(TaskError::WorkerLost { .. })));
+    }
 
     #[test]
     fn row_44_a_panic_of_the_pools_thread_settles_everything() {

@@ -77,7 +77,7 @@ pub(super) enum Unsubmitted<T> {
 }
 
 impl Pool {
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
