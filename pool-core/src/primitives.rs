@@ -5,17 +5,17 @@ use std::task::{Wake, Waker};
 use std::time::Instant;
 
 #[cfg(loom)]
+use loom::sync::Condvar;
+#[cfg(loom)]
 pub(crate) use loom::sync::atomic::AtomicBool;
 #[cfg(loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
-#[cfg(loom)]
-use loom::thread;
+#[cfg(not(loom))]
+use std::sync::Condvar;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
-#[cfg(not(loom))]
-use std::thread;
 
 /// Locks; see [`unpoisoned`].
 #[cfg(not(loom))]
@@ -59,46 +59,58 @@ impl<'a, L: Lockable<'a>> Lockable<'a> for std::sync::Arc<L> {
     }
 }
 
-/// Lets a parked thread go on.
-struct Unparker(thread::Thread);
+/// What one thread sleeps on until its waker is woken. Not std's parking: a wake-up there may be meant for the user's own code.
+pub(crate) struct Parker(Arc<Alarm>);
 
-impl Wake for Unparker {
+struct Alarm {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        *lock(&self.rung) = true;
+        self.changed.notify_one();
     }
 }
 
-/// A waker that ends this thread's [`park`].
-#[cfg(not(loom))]
-pub(crate) fn waker_of_this_thread() -> Waker {
-    let new = || Waker::from(Arc::new(Unparker(thread::current())));
-    thread_local! {
-        static WAKER: std::cell::OnceCell<Waker> = const { std::cell::OnceCell::new() };
+impl Parker {
+    fn new() -> Parker {
+        Parker(Arc::new(Alarm { rung: Mutex::new(false), changed: Condvar::new() }))
     }
-    // a thread that is ending may have none any more
-    WAKER.try_with(|waker| waker.get_or_init(new).clone()).unwrap_or_else(|_| new())
-}
 
-/// Sleeps until this thread's waker is woken, or until the deadline, or for no reason.
-#[cfg(not(loom))]
-pub(crate) fn park(deadline: Option<Instant>) {
-    match deadline {
-        None => thread::park(),
-        Some(deadline) => {
-            thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+    /// That of this thread.
+    #[cfg(not(loom))]
+    pub(crate) fn of_this_thread() -> Parker {
+        thread_local! {
+            static PARKER: Parker = Parker::new();
         }
+        // a thread that is ending may have none any more
+        PARKER.try_with(|parker| Parker(Arc::clone(&parker.0))).unwrap_or_else(|_| Parker::new())
     }
-}
 
-#[cfg(loom)]
-pub(crate) fn waker_of_this_thread() -> Waker {
-    Waker::from(Arc::new(Unparker(thread::current())))
-}
+    #[cfg(loom)]
+    pub(crate) fn of_this_thread() -> Parker {
+        Parker::new()
+    }
 
-/// A model has no time.
-#[cfg(loom)]
-pub(crate) fn park(_deadline: Option<Instant>) {
-    thread::park();
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.0))
+    }
+
+    /// Sleeps until the waker is woken, or was since the last time, or until the deadline.
+    pub(crate) fn park(&self, deadline: Option<Instant>) {
+        let mut rung = lock(&self.0.rung);
+        while !*rung {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            rung = match left {
+                None => unpoisoned(self.0.changed.wait(rung)),
+                Some(left) if left.is_zero() => break,
+                Some(left) => unpoisoned(self.0.changed.wait_timeout(rung, left)).0,
+            };
+        }
+        *rung = false;
+    }
 }
 
 /// The guard, also after a thread has panicked with the lock held: the state behind the pool's locks is changed in steps that can't

@@ -5,9 +5,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::primitives::{
-    AtomicBool, Mutex, lock, park, unharmed, unpoisoned, waker_of_this_thread,
-};
+use crate::primitives::{AtomicBool, Mutex, Parker, lock, unharmed, unpoisoned};
 
 /// See the module's documentation. `E` is what few slots have beside their value; it is there as long as the slot is.
 #[derive(Debug)]
@@ -148,7 +146,8 @@ impl<T, E> Slot<T, E> {
         if self.is_settled() {
             return true;
         }
-        let waker = waker_of_this_thread();
+        let parker = Parker::of_this_thread();
+        let waker = parker.waker();
         if !self.register(&waker) {
             return true;
         }
@@ -157,7 +156,7 @@ impl<T, E> Slot<T, E> {
                 self.forget(&waker);
                 return self.is_settled();
             }
-            park(deadline);
+            parker.park(deadline);
         }
         true
     }
