@@ -1,6 +1,7 @@
 //! Worker → parent: frames over a stream socket, small ones by the [lane](super::lane), big results by [their area](super::results). The parent reads without blocking, checks every length before it believes it,
 //! and holds no more memory for a worker than what has been received from it plus one read.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -13,8 +14,8 @@ use crate::small_bytes::SmallBytes;
 use crate::sys::{memory, socket};
 use crate::wire::from_worker::{HEADER, Header, Kind, Malformed};
 
-/// So much room is made for a result that comes in pieces at first; then as much as has come.
-const FIRST_ROOM: u64 = PIECES as u64 * PIECE_BYTES as u64;
+/// So much room is made for a result that comes in pieces at first.
+const FIRST_ROOM: usize = PIECES as usize * PIECE_BYTES;
 
 /// Puts the parts of a stream together again.
 #[derive(Debug)]
@@ -179,8 +180,7 @@ impl ReplyReader {
             return Err(Malformed);
         }
         if body.capacity() - body.len() < len {
-            let room = missing.min((body.len() as u64).max(FIRST_ROOM));
-            body.try_reserve_exact(room as usize).map_err(|_| Malformed)?;
+            make_room(&mut body, missing, FIRST_ROOM).map_err(|_| Malformed)?;
             memory::take_huge_pages(&mut body);
         }
         self.results.take(len, &mut body);
@@ -287,12 +287,16 @@ fn parse<'a>(
     Ok(rest)
 }
 
-/// Reads more of a large body. Its memory grows with what arrives, never with what is announced.
+/// Room for as much as has arrived, at least for `first`, and never for more than is missing: memory grows with what arrives, never with what is announced.
+fn make_room(body: &mut Vec<u8>, missing: u64, first: usize) -> Result<(), TryReserveError> {
+    body.try_reserve_exact((body.len().max(first) as u64).min(missing) as usize)
+}
+
+/// Reads more of a large body.
 fn receive_large(fd: BorrowedFd<'_>, len: u64, body: &mut Vec<u8>) -> io::Result<usize> {
     let missing = len - body.len() as u64;
     if body.capacity() == body.len() {
-        let step = (body.len().max(READ_BUFFER_BYTES) as u64).min(missing);
-        body.try_reserve_exact(step as usize).map_err(io::Error::other)?;
+        make_room(body, missing, READ_BUFFER_BYTES).map_err(io::Error::other)?;
     }
     socket::receive_into(fd, body, usize::try_from(missing).unwrap_or(usize::MAX))
 }

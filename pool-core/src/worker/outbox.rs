@@ -74,9 +74,8 @@ impl Outbox {
         header: Header,
         fill: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
     ) -> io::Result<()> {
-        self.begin();
-        fill(&mut self.frame)?;
-        self.end_by_socket(header)
+        self.compose(header, fill)?;
+        self.send_frame()
     }
 
     /// Like [`Outbox::send`], but the frame may wait for the next one, so that the parent is woken once for both.
@@ -85,10 +84,19 @@ impl Outbox {
         header: Header,
         fill: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.compose(header, fill)?;
+        self.held.extend_from_slice(&self.frame);
+        Ok(())
+    }
+
+    fn compose(
+        &mut self,
+        header: Header,
+        fill: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.begin();
         fill(&mut self.frame)?;
         self.put_header(header);
-        self.held.extend_from_slice(&self.frame);
         Ok(())
     }
 
@@ -129,21 +137,11 @@ impl Outbox {
     /// Sends the reply in the buffer: by the lane if it has room, which never blocks; else, if it is big, in pieces, or by the socket. The parent may not have
     /// been told of it yet: see [`Outbox::tell`].
     pub(super) fn end(&mut self, header: Header, now_ns: u64, next: Next) -> io::Result<()> {
-        if let Some(lent) = self.lent.take() {
-            if self.begin_pieces(Header { kind: Kind::Numbers, ..header }, lent.bytes().len()) {
-                return self.send_pieces(lent.bytes());
-            }
-            self.lent = Some(lent);
+        let body = self.frame.len() - HEADER;
+        if self.lent.is_some() || (body > lane::LARGEST && header.kind == Kind::Done) {
+            return self.end_big(header);
         }
         self.put_header(header);
-        let body = self.frame.len() - HEADER;
-        if body > lane::LARGEST && header.kind == Kind::Done {
-            if self.begin_pieces(Header { kind: Kind::Large, ..header }, body) {
-                let frame = std::mem::take(&mut self.frame);
-                return self.send_pieces(&frame[HEADER..]);
-            }
-            return self.send_frame();
-        }
         let Some(lane) = &mut self.lane else { return self.send_frame() };
         let alone = next == Next::Nothing && self.untold.is_none();
         if alone && body <= BELL_BYTES && lane.is_bell_wanted(Need::Now) {
@@ -167,10 +165,19 @@ impl Outbox {
         self.tell()
     }
 
-    /// Announces a big result in the lane. `false`: there is none, or no room in it.
-    fn begin_pieces(&mut self, header: Header, len: usize) -> bool {
-        let header = Header { len: len as u64, ..header }.encode();
-        self.lane.as_mut().is_some_and(|lane| lane.publish(&header, PIECES_SPARE))
+    /// Sends a big result: in pieces if that can be announced in the lane, else by the socket.
+    fn end_big(&mut self, header: Header) -> io::Result<()> {
+        let (lent, frame) = (self.lent.take(), std::mem::take(&mut self.frame));
+        let (kind, body) = match &lent {
+            Some(lent) => (Kind::Numbers, lent.bytes()),
+            None => (Kind::Large, &frame[HEADER..]),
+        };
+        let announced = Header { kind, len: body.len() as u64, ..header }.encode();
+        if self.lane.as_mut().is_some_and(|lane| lane.publish(&announced, PIECES_SPARE)) {
+            return self.send_pieces(body);
+        }
+        (self.lent, self.frame) = (lent, frame);
+        self.end_by_socket(header)
     }
 
     /// Passes a big result through its area, as fast as the parent takes the pieces.

@@ -357,25 +357,22 @@ impl ProcessLink {
         }
     }
 
-    /// How soon replies in the lane are to be told by the bell; `None`: somebody looks by himself, or nobody wants to know.
+    /// How soon replies in the lane are to be told by the bell; `None`: somebody looks by himself, or nobody wants to know. `many_wait`: there are more tasks than workers can have.
     #[inline]
     pub(crate) fn bell(&self, many_wait: bool) -> Option<Need> {
         if self.onlookers > 0 || self.reading == Reading::Parked {
             return None;
         }
-        let attended = self.reading == Reading::Attended;
-        let collected = self.reading == Reading::Watched || self.unhurried;
-        Some(match self.awaited {
-            true => Need::Now,
-            // who has submitted more than the workers can have at a time gains nothing by being told of each
-            false if many_wait && collected => Need::Later,
-            false => {
-                if attended {
-                    Need::Now
-                } else {
-                    Need::Soon
-                }
-            }
+        // who has submitted more than the workers can have at a time gains nothing by being told of each
+        let is_collected = many_wait && (self.reading == Reading::Watched || self.unhurried);
+        Some(if self.awaited {
+            Need::Now
+        } else if is_collected {
+            Need::Later
+        } else if self.reading == Reading::Attended {
+            Need::Now
+        } else {
+            Need::Soon
         })
     }
 
