@@ -121,11 +121,11 @@ fn start(command: Command<'_>, input: Option<Vec<u8>>) -> io::Result<Started> {
         None => program.start(streams(nothing()?))?,
         Some(input) => {
             let (its_input, mut pipe) = io::pipe()?;
-            let launched = program.start(streams(its_input.as_fd()))?;
-            // a program that does not read all of it is no error: its end breaks the pipe, and ends the thread
+            // a program that does not read all of it is no error: its end breaks the pipe, and ends the thread; so does a program that can't be started
             let feed = move || drop(pipe.write_all(&input));
+            // before the program is: if there is no thread to be had, it does not run
             copier("feed").spawn(feed)?;
-            launched
+            program.start(streams(its_input.as_fd()))?
         }
     };
     let pipes = vec![(Stream::Out, out), (Stream::Err, err)];
