@@ -59,11 +59,11 @@ impl WorkerBlock {
         self.0.write(WorkerBlock::argument(place), bytes);
     }
 
-    /// Writes what only a worker that has lost its mind would, anywhere in front of the areas.
+    /// Writes what only a worker that has lost its mind would, anywhere in front of the arguments.
     #[cfg(test)]
     pub(crate) fn scribble(&self, at: usize, bytes: &[u8]) {
-        let at = at % RESULTS;
-        self.0.write(at, &bytes[..bytes.len().min(RESULTS - at)]);
+        let at = at % ARGUMENTS;
+        self.0.write(at, &bytes[..bytes.len().min(ARGUMENTS - at)]);
     }
 
     /// Worker: takes a piece out. `out` has the capacity for it.
