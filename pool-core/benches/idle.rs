@@ -1,11 +1,18 @@
 //! The memory of idle workers, of a program that does nothing else: `idle spawn|fork-server WORKERS` prints the median of their proportional set sizes. A program's own pages,
 //! and what the kernel maps around those that are touched, count with them: those of `benches/pool` are many, and say more of that program than of the pool.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
+#![expect(unsafe_code, reason = "some of `common.rs`, of which little is needed here")]
+#![expect(dead_code, reason = "what the other programs that measure need of `common.rs`")]
+
+#[path = "pool/common.rs"]
+mod common;
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use pool_core::{Pool, StartMethod, WorkerState};
+
+use common::{Figures, plus_one};
 
 fn main() -> anyhow::Result<()> {
     pool_core::init();
@@ -21,19 +28,12 @@ fn main() -> anyhow::Result<()> {
         _ => bail!("usage: idle spawn|fork-server WORKERS"),
     };
     let pool = Pool::builder().processes(workers.parse()?).start_method(method).build()?;
-    pool.task(|x: u64| x + 1).chunk_size(1).map(0..100)?;
+    pool.task(plus_one).chunk_size(1).map(0..100)?;
     while pool.workers().iter().any(|w| w.state() != WorkerState::Idle) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let mut sizes: Vec<u64> =
-        pool.workers().iter().map(|w| pss_kib(w.pid())).collect::<Result<_, _>>()?;
-    sizes.sort_unstable();
-    println!("{{\"kib\": {}}}", sizes.get(sizes.len() / 2).context("there are no workers")?);
+    let sizes: Vec<u64> =
+        pool.workers().iter().map(|w| common::pss_kib(w.pid())).collect::<Result<_, _>>()?;
+    println!("{}", Figures::one("kib", common::median(sizes)? as f64));
     Ok(())
-}
-
-fn pss_kib(pid: u32) -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
-    Ok(line.and_then(|line| line.trim().strip_suffix(" kB")).context("no Pss")?.parse()?)
 }

@@ -1,8 +1,10 @@
 //! The rules of the design that a program can check, checked by reading the sources.
 #![allow(clippy::unwrap_used, reason = "what fails here is the test's own failure")]
+#![allow(clippy::print_stdout, reason = "says what it can not test here")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// One source file of the workspace.
 struct Source {
@@ -445,4 +447,17 @@ fn the_page_on_conformance_names_tests_that_exist_and_all_rows() {
     let unnamed = known.iter().filter(claims).filter(|name| !text.contains(&format!("`{name}`")));
     wrong.extend(unnamed.map(|name| format!("{page} does not name {name}")));
     assert_none("docs", wrong);
+}
+
+#[test]
+fn nothing_that_was_built_is_part_of_the_tree() {
+    let listed = Command::new("git").arg("ls-files").current_dir(workspace()).output();
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else {
+        println!("SKIPPED: this is no git checkout");
+        return;
+    };
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let is_built = |path: &&str| path.split('/').any(|part| part == "target");
+    assert_eq!(listed.lines().find(is_built), None);
+    assert!(listed.lines().any(|path| path == "Cargo.toml"), "the list is of this tree");
 }
