@@ -32,6 +32,8 @@ pub(super) struct Inbox {
     kept: Vec<Option<OwnedFd>>,
     /// Those of the next record.
     attached: Vec<Option<OwnedFd>>,
+    /// When the last task was done, if nothing has come between: then the next one begins, and need not look at the clock.
+    done_ns: Option<u64>,
 }
 
 /// A big task whose input arrives in pieces.
@@ -68,7 +70,8 @@ impl From<io::Error> for End {
 impl Inbox {
     pub(super) fn new(tasks: TaskQueueReader, block: WorkerBlock, printed: Capture) -> Inbox {
         let (kept, attached) = (Vec::new(), Vec::new());
-        Inbox { tasks, page: block.status(), block, printed, incoming: None, kept, attached }
+        let page = block.status();
+        Inbox { tasks, page, block, printed, incoming: None, kept, attached, done_ns: None }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -118,6 +121,7 @@ impl Inbox {
         outbox: &mut Outbox,
         registry: &Registry,
     ) -> Result<(), End> {
+        let since = self.done_ns.take();
         match record {
             ToWorker::Attached { count } => {
                 let count = count as usize;
@@ -125,7 +129,9 @@ impl Inbox {
             }
             ToWorker::Task { lease, callee, input } => {
                 attach::hand_over(std::mem::take(&mut self.attached));
-                self.execute(lease, next, outbox, |out| call(callee, input, out, registry))?;
+                let call = |out: &mut Output<'_>| call(callee, input, out, registry);
+                let done_ns = self.execute(lease, since, next, outbox, call)?;
+                self.done_ns = done_ns.filter(|_| next == Next::Something);
             }
             ToWorker::BigTask { lease, callee, len, numbers } => {
                 let mut input = Vec::new();
@@ -184,29 +190,31 @@ impl Inbox {
             return Ok(());
         };
         attach::hand_over(attached);
-        self.execute(lease, Next::Nothing, outbox, |out| match input {
+        let done = self.execute(lease, None, Next::Nothing, outbox, |out| match input {
             Some(input) if numbers => {
                 out.numbers = Some(input);
                 call(callee, &[], out, registry)
             }
             Some(input) => call(callee, &input, out, registry),
             None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
-        })
+        });
+        done.map(drop)
     }
 
-    /// Runs a task, unless the parent has taken it back, and replies.
+    /// Runs a task that begins now (`since`, if that is known), unless the parent has taken it back, and replies. Gives when it was done.
     fn execute(
         &self,
         lease: Lease,
+        since: Option<u64>,
         next: Next,
         outbox: &mut Outbox,
         function: impl FnOnce(&mut Output<'_>) -> Result<(), Fault>,
-    ) -> Result<(), End> {
-        let started = clock::now_ns();
+    ) -> Result<Option<u64>, End> {
+        let started = since.unwrap_or_else(clock::now_ns);
         failpoint::at("worker.start");
         if !self.page.start(lease, started) {
             attach::hand_over(Vec::new());
-            return Ok(());
+            return Ok(None);
         }
         failpoint::at("worker.started");
         context::set_current(Some(lease));
@@ -225,7 +233,7 @@ impl Inbox {
             Some(output) => outbox.end_with(header, &output)?,
         }
         failpoint::at("worker.replied");
-        Ok(())
+        Ok(Some(now))
     }
 }
 
