@@ -15,14 +15,15 @@ pub(crate) const NAME_BYTES: usize = 200;
 pub(crate) const LAST_LINES: usize = 10;
 pub(crate) const LAST_LINES_BYTES: usize = 2 << 10;
 
-/// Tasks that one worker may hold at a time, running one included: the number of slots of its status page.
-pub(crate) const SLOTS: usize = 256;
+/// Tasks that one worker may hold at a time, running one included: the number of slots of its status page. Of tasks of 1 µs, enough for the time between two refills.
+pub(crate) const SLOTS: usize = 1024;
 
-/// Messages of tasks that may lie unread in front of a worker. Two keep it busy while the next is on its way; more could
-/// fill the socket (ipc-channel's send then blocks: measured at 278 small messages, or about 208 KiB).
-pub(crate) const UNREAD_FRAMES: u32 = 2;
+/// Messages of tasks that may lie unread in front of a worker. More could fill the socket (ipc-channel's send then blocks: measured at 278 small messages, or
+/// about 208 KiB).
+pub(crate) const UNREAD_FRAMES: usize = 16;
 
-/// A message of tasks is closed when it holds this much: two of them fit into a socket buffer of 208 KiB.
+/// A message of tasks is closed when it holds this much; as much may lie unread before another one is sent. So a socket buffer of 208 KiB has room for all of it, and a worker
+/// is busy while the next one is on its way.
 pub(crate) const FRAME_BYTES: usize = 96 << 10;
 
 /// Arguments above this size travel through the worker's shared-memory area instead of the message.
@@ -58,7 +59,10 @@ pub(crate) const PACKET_BYTES: usize = 64 << 10;
 
 /// Work that a busy worker is given ahead, by the observed duration of its tasks, if so much waits for all: enough for one wake-up of the parent to serve many
 /// tasks, too little to matter when they turn out longer than expected.
-pub(crate) const AHEAD_NS: u64 = 1_000_000;
+pub(crate) const AHEAD_NS: u64 = 2_500_000;
+
+/// Work that it is given ahead although others could begin it at the same time, if there is less than that for all.
+pub(crate) const AHEAD_ALONE_NS: u64 = 500_000;
 
 /// Tasks up to this long are still given one ahead: the wake-up is then hidden behind the running task. Longer ones are
 /// not, because nothing would be gained and the task might wait behind a slow one.
@@ -74,8 +78,9 @@ pub(crate) const BELL_BYTES: usize = 4 << 10;
 pub(crate) const TELL_NS: u64 = 50_000;
 
 /// The same if nobody waits for just one of these tasks: each wake-up takes the time of several short tasks from a worker. Less than what a worker is given
-/// ahead, so that it gets more before it has done that.
-pub(crate) const TELL_LATER_NS: u64 = 400_000;
+/// ahead, so that it gets more before it has done that; so also after so many replies that the parent has not read.
+pub(crate) const TELL_LATER_NS: u64 = 1_000_000;
+pub(crate) const TELL_LATER: u32 = SLOTS as u32 / 2;
 
 /// Whoever waits for the other side looks at shared memory for this long before sleeping: a wake-up costs both sides more than that together, and a
 /// longer look would only take time from others.

@@ -133,7 +133,7 @@ fn replies_to_tasks_of_others_are_not_believed() {
     // answers for every slot and every generation that may be in use
     let forges = || {
         for generation in 0..40 {
-            for slot in 0..256 {
+            for slot in 0..1024 {
                 let mut frame = header(DONE, slot, generation, 8);
                 frame.extend_from_slice(&666u64.to_le_bytes());
                 if !reply_socket::write(&frame) {

@@ -171,7 +171,7 @@ fn row_h3_replies_with_a_stale_generation_or_a_strangers_slot() {
     };
     let other = pool.apply_async(honest, (gate.path(),)).unwrap();
     gate.await_arrivals(1);
-    for (slot, generation) in [(0, 0), (0, 2), (1, 1), (255, 1), (256, 1), (u16::MAX, u32::MAX)] {
+    for (slot, generation) in [(0, 0), (0, 2), (1, 1), (1023, 1), (1024, 1), (u16::MAX, u32::MAX)] {
         let bytes = frame(kind::DONE, slot, generation, &666u64.to_le_bytes());
         let outcome = pool.apply(writes_and_dies, (bytes,));
         assert!(was_refused(&outcome) || was_killed(&outcome), "{slot} {generation}: {outcome:?}");

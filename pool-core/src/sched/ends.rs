@@ -15,10 +15,8 @@ impl Scheduler {
         now: u64,
     ) -> Reply {
         let Some(worker) = self.workers.get_mut(key.index()) else { return Reply::Late };
-        let Some(held) = worker.take_held(lease) else { return Reply::Unknown };
+        let Some(held) = worker.answered(lease) else { return Reply::Unknown };
         worker.last_progress = now;
-        worker.acked_frames = worker.acked_frames.max(held.frame);
-        worker.tasks_done += 1;
         self.seats[worker.seat as usize].failures = 0;
         if held.settled {
             return Reply::Late;

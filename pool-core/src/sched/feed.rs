@@ -3,7 +3,7 @@
 
 use super::{Action, FunctionStats, Phase, Scheduler, TaskState, WorkerPhase};
 use crate::ids::{TaskKey, WorkerKey};
-use crate::limits::{AHEAD_NS, FRAME_BYTES, ONE_AHEAD_NS, SLOTS};
+use crate::limits::{AHEAD_ALONE_NS, AHEAD_NS, FRAME_BYTES, ONE_AHEAD_NS, SLOTS};
 
 impl Scheduler {
     /// Gives waiting tasks to idle workers.
@@ -26,7 +26,7 @@ impl Scheduler {
         if held == 0 {
             self.after_lease_ended(key, now, out);
             self.feed_idle(now, out);
-        } else if held <= 1 || (held <= SLOTS / 2 && worker.load_ns <= AHEAD_NS / 2) {
+        } else if held <= 1 || (held <= SLOTS / 4 * 3 && worker.load_ns <= AHEAD_NS / 4 * 3) {
             self.feed(key, now, out);
         }
     }
@@ -60,7 +60,7 @@ impl Scheduler {
         // of much work, not what the others could begin at the same time
         let share = self.queue.len().div_ceil(self.workers.len());
         let (mut bytes, mut count) = (0, 0);
-        while (count < share || self.workers[key.index()].load_ns <= AHEAD_NS / 2)
+        while (count < share || self.workers[key.index()].load_ns <= AHEAD_ALONE_NS)
             && let Some(task) = self.next_queued()
         {
             let next = &self.tasks[task.index()];
@@ -77,11 +77,11 @@ impl Scheduler {
             let worker = &mut self.workers[key.index()];
             let lease = worker.hold(task, expected, big, items);
             out.push(Action::Lease { worker: key, task, lease });
-            bytes += size + 32;
+            bytes += if big { 32 } else { size + 32 };
             count += 1;
         }
         if bytes > 0 {
-            self.workers[key.index()].sent_frames += 1;
+            self.workers[key.index()].has_sent(bytes);
             out.push(Action::Flush { worker: key });
         }
     }

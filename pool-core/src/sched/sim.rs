@@ -325,7 +325,7 @@ impl Sim {
                 worker.leases.iter().map(|held| held.expected_ns).sum::<u64>()
             );
             assert!(worker.leases.len() <= crate::limits::SLOTS);
-            assert!(worker.sent_frames >= worker.acked_frames);
+            worker.check();
             let mut slots: Vec<_> = worker.leases.iter().map(|held| held.lease.slot).collect();
             slots.sort_unstable();
             slots.dedup();

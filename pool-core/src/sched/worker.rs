@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use crate::ids::{Lease, TaskKey, WorkerKey};
-use crate::limits::{BACKOFF_FIRST_NS, BACKOFF_MAX_NS, SLOTS, STALL_NS, UNREAD_FRAMES};
+use crate::limits::{
+    BACKOFF_FIRST_NS, BACKOFF_MAX_NS, FRAME_BYTES, SLOTS, STALL_NS, UNREAD_FRAMES,
+};
 
 /// Where a worker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,9 +65,10 @@ pub(crate) struct Worker {
     /// Items given to it since it was started.
     pub(super) items: u64,
     pub(super) load_ns: u64,
-    pub(super) sent_frames: u32,
-    /// Messages known to have been read, because a task of them was answered.
-    pub(super) acked_frames: u32,
+    sent_frames: u32,
+    /// The size of each message that is not known to have been read, as no task of it was answered: these are the last ones.
+    unread: VecDeque<u64>,
+    unread_bytes: u64,
     pub(super) last_progress: u64,
     pub(super) ready_at: u64,
     pub(super) idle_since: u64,
@@ -93,7 +96,8 @@ impl Worker {
             items: 0,
             load_ns: 0,
             sent_frames: 0,
-            acked_frames: 0,
+            unread: VecDeque::new(),
+            unread_bytes: 0,
             last_progress: 0,
             ready_at: 0,
             idle_since: 0,
@@ -124,7 +128,32 @@ impl Worker {
     /// Whether there is room for another message in front of it.
     #[inline]
     pub(super) fn may_send(&self) -> bool {
-        self.leases.is_empty() || self.sent_frames - self.acked_frames < UNREAD_FRAMES
+        let has_room = self.unread.len() < UNREAD_FRAMES && self.unread_bytes <= FRAME_BYTES as u64;
+        has_room || self.leases.is_empty()
+    }
+
+    /// A message of so many bytes is on its way, with the tasks that it was given last.
+    pub(super) fn has_sent(&mut self, bytes: u64) {
+        self.sent_frames = self.sent_frames.wrapping_add(1);
+        self.unread.push_back(bytes);
+        self.unread_bytes += bytes;
+    }
+
+    /// What must hold between two events.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        assert!(self.unread.len() <= UNREAD_FRAMES);
+        assert_eq!(self.unread_bytes, self.unread.iter().sum::<u64>());
+        assert!(self.unread_bytes <= 2 * FRAME_BYTES as u64, "more than a socket takes");
+        assert!(!self.leases.is_empty() || self.unread.is_empty());
+    }
+
+    /// It has read this message, and those before it.
+    #[inline]
+    fn has_read(&mut self, frame: u32) {
+        while self.sent_frames.wrapping_sub(frame) < self.unread.len() as u32 {
+            self.unread_bytes -= self.unread.pop_front().unwrap_or(0);
+        }
     }
 
     /// Whether it may become too old: it has to have done something first, or no task would ever be done with a short limit.
@@ -151,7 +180,7 @@ impl Worker {
         let generation = &mut self.generations[usize::from(slot)];
         *generation = generation.wrapping_add(1);
         let lease = Lease { slot, generation: *generation };
-        let frame = self.sent_frames + 1;
+        let frame = self.sent_frames.wrapping_add(1);
         self.leases.push_back(Held {
             task,
             lease,
@@ -173,6 +202,19 @@ impl Worker {
         let held = self.leases.remove(index)?;
         self.load_ns -= held.expected_ns;
         self.free.push(lease.slot);
+        if self.leases.is_empty() {
+            // whatever has become of the messages: there is nothing left in them
+            self.has_read(self.sent_frames);
+        }
+        Some(held)
+    }
+
+    /// Ends a lease by its reply.
+    #[inline]
+    pub(super) fn answered(&mut self, lease: Lease) -> Option<Held> {
+        let held = self.take_held(lease)?;
+        self.has_read(held.frame);
+        self.tasks_done += 1;
         Some(held)
     }
 

@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::codec::{self, Lent};
-use crate::limits::{BELL_BYTES, INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_LATER_NS, TELL_NS};
+use crate::limits::{
+    BELL_BYTES, INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_LATER, TELL_LATER_NS, TELL_NS,
+};
 use crate::output::TaskOutput;
 use crate::spin::spin_until;
 use crate::sys::{failpoint, poll, socket};
@@ -27,6 +29,14 @@ pub(super) enum Next {
     Nothing,
 }
 
+/// Replies in the lane that the parent was not told of: when and where the first one was put there, and how many there are.
+#[derive(Clone, Copy, Debug)]
+struct Untold {
+    since_ns: u64,
+    first: u64,
+    count: u32,
+}
+
 /// The worker's end of the reply socket, with a buffer that is used again for each frame.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -39,8 +49,7 @@ pub(super) struct Outbox {
     lent: Option<Lent>,
     /// A frame that is sent with the next one, or before this process sleeps.
     held: Vec<u8>,
-    /// When and where the first reply was put into the lane that the parent was not told of.
-    untold: Option<(u64, u64)>,
+    untold: Option<Untold>,
     max_result: u64,
 }
 
@@ -152,14 +161,20 @@ impl Outbox {
         if !lane.publish(&self.frame, 0) {
             return self.send_frame();
         }
-        let (since, first) = *self.untold.get_or_insert((now_ns, position));
-        let passed = now_ns - since;
-        if passed < TELL_NS || (passed < TELL_LATER_NS && !lane.is_needed(Need::Soon)) {
+        let here = Untold { since_ns: now_ns, first: position, count: 0 };
+        let untold = self.untold.get_or_insert(here);
+        untold.count += 1;
+        let passed = now_ns - untold.since_ns;
+        let is_late = passed >= TELL_LATER_NS || untold.count >= TELL_LATER;
+        if !is_late && (passed < TELL_NS || !lane.is_needed(Need::Soon)) {
             return Ok(());
         }
-        if lane.is_read(first) {
-            // the parent looks without being told
-            self.untold = Some((now_ns, position));
+        let (unread, written) = (lane.unread(), lane.written() - untold.first);
+        if unread < written {
+            // the parent looks without being told: it has read all but the last ones
+            let count = u64::from(untold.count) * unread / written;
+            let first = lane.written() - unread;
+            *untold = Untold { since_ns: now_ns, first, count: count as u32 };
             return Ok(());
         }
         self.tell()
