@@ -76,11 +76,13 @@ impl Default for Lane {
     }
 }
 
-/// Makes the cell for an outcome, settles it as the pool does for a handle that nobody waits for, and takes the value out as the last owner.
+/// Makes the cell for an outcome, settles it as the pool does for a handle that nobody waits for, takes the value out, and drops the handle.
 pub fn settle_and_get(value: u64) -> Option<u64> {
-    let mut slot: Slot<u64> = Slot::new();
+    let slot: Slot<u64> = Slot::new();
     slot.settle_unwaited(value).ok()?;
-    slot.take_alone().flatten()
+    let value = slot.take().flatten();
+    slot.abandon();
+    value
 }
 
 /// The same with others that may wait, and a value that may be looked for again.
@@ -179,7 +181,7 @@ impl Schedule {
         self.now += TASK_NS;
         let reply = self.scheduler.reply(worker, lease, TASK_NS, self.now);
         self.tell(Event::RepliesRead { worker });
-        matches!(reply, Reply::Settles(_))
+        matches!(reply, Reply::Settles { .. })
     }
 
     fn tell(&mut self, event: Event<'_>) {

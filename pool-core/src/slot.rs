@@ -5,20 +5,28 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::primitives::{AtomicBool, Mutex, Parker, lock, unharmed, unpoisoned};
+use crate::primitives::{AtomicU8, Mutex, Parker, lock, unharmed};
 
-/// See the module's documentation. `E` is what few slots have beside their value; it is there as long as the slot is.
+/// See the module's documentation. `E` is what few slots have beside their value; it is there as long as the slot is, or until that is abandoned.
 #[derive(Debug)]
 pub(crate) struct Slot<T, E = ()> {
     state: Mutex<State<T, E>>,
-    /// Not pending any more: to be asked without the lock. Set with the lock held.
-    is_settled: AtomicBool,
+    /// How far it is: to be asked without the lock. Changed with the lock held.
+    stage: AtomicU8,
 }
+
+const PENDING: u8 = 0;
+const SETTLED: u8 = 1;
+/// Settled, and nothing is left in it.
+const EMPTY: u8 = 2;
 
 #[derive(Debug)]
 enum State<T, E> {
     Pending(Option<Box<Pending<E>>>),
+    /// Nobody wants the value that it will have.
+    Abandoned(Option<Box<Pending<E>>>),
     Settled(T),
+    /// Settled, and taken.
     Taken,
     /// Settled, or taken, with something beside the value.
     Beside(Box<(Option<T>, E)>),
@@ -34,7 +42,7 @@ impl<T, E> State<T, E> {
     /// What can be had of it, with the slot as it is afterwards; `None`: nothing yet.
     fn take(&mut self) -> Option<Option<T>> {
         match self {
-            State::Pending(_) => None,
+            State::Pending(_) | State::Abandoned(_) => None,
             State::Taken => Some(None),
             State::Beside(both) => Some(both.0.take()),
             State::Settled(_) => match std::mem::replace(self, State::Taken) {
@@ -43,71 +51,105 @@ impl<T, E> State<T, E> {
             },
         }
     }
+
+    /// Those who wait, if it has no value yet.
+    fn pending(&mut self) -> Option<&mut Option<Box<Pending<E>>>> {
+        match self {
+            State::Pending(pending) | State::Abandoned(pending) => Some(pending),
+            State::Settled(_) | State::Taken | State::Beside(_) => None,
+        }
+    }
 }
 
 impl<T, E> Slot<T, E> {
     #[inline]
     pub(crate) fn new() -> Slot<T, E> {
-        Slot { state: Mutex::new(State::Pending(None)), is_settled: AtomicBool::new(false) }
+        Slot { state: Mutex::new(State::Pending(None)), stage: AtomicU8::new(PENDING) }
     }
 
-    /// A slot that was never pending.
-    pub(crate) fn of(value: T) -> Slot<T, E> {
-        Slot { state: Mutex::new(State::Settled(value)), is_settled: AtomicBool::new(true) }
-    }
-
-    /// Settles the slot and wakes all that wait. Wakers are user code: nothing may be locked here. A second value is refused.
+    /// Settles the slot and wakes all that wait. Wakers are user code: nothing may be locked here. A second value is refused; one that nobody wants is dropped.
     pub(crate) fn settle(&self, value: T) -> Result<(), T> {
         let mut state = lock(&self.state);
-        let State::Pending(pending) = &mut *state else { return Err(value) };
+        let Some(pending) = state.pending() else { return Err(value) };
         let (wakers, extra) = match pending.take() {
             None => (Vec::new(), None),
             Some(pending) => (pending.wakers, pending.extra),
         };
-        *state = match extra {
-            None => State::Settled(value),
-            Some(extra) => State::Beside(Box::new((Some(value), extra))),
+        let (next, stage, unwanted) = match (&*state, extra) {
+            (State::Abandoned(_), extra) => (State::Taken, EMPTY, Some((value, extra))),
+            (_, None) => (State::Settled(value), SETTLED, None),
+            (_, Some(extra)) => (State::Beside(Box::new((Some(value), extra))), SETTLED, None),
         };
-        self.is_settled.store(true, Release);
+        *state = next;
+        self.stage.store(stage, Release);
         drop(state);
         for waker in wakers {
             // a waker that panics is its owner's problem, not that of the thread that settles slots
             unharmed(|| waker.wake());
         }
+        drop(unwanted);
         Ok(())
     }
 
-    /// Settles the slot if nobody waits for it, as far as can be seen at once: calls no code of anybody's and waits for nobody, so locks may be held. Otherwise the
-    /// value is given back.
+    /// Settles the slot if nobody waits for it, as far as can be seen at once: calls no code of anybody's, but for the drop of a value that nobody wants, and waits for nobody, so
+    /// locks may be held. Otherwise the value is given back.
     #[inline]
     pub(crate) fn settle_unwaited(&self, value: T) -> Result<(), T> {
         // held by somebody who is about to wait: his waker is the user's code
         let Ok(mut state) = self.state.try_lock() else { return Err(value) };
-        match &*state {
-            State::Pending(None) => {
-                *state = State::Settled(value);
-                self.is_settled.store(true, Release);
-                Ok(())
-            }
-            _ => Err(value),
-        }
+        let (next, stage) = match &*state {
+            State::Pending(None) => (State::Settled(value), SETTLED),
+            State::Abandoned(None) => (State::Taken, EMPTY),
+            _ => return Err(value),
+        };
+        *state = next;
+        self.stage.store(stage, Release);
+        Ok(())
     }
 
     /// Whether there is a value, or there was one.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.is_settled.load(Acquire)
-    }
-
-    /// What [`take`](Self::take) gives, by the last one who has the slot.
-    #[inline]
-    pub(crate) fn take_alone(&mut self) -> Option<Option<T>> {
-        unpoisoned(self.state.get_mut()).take()
+        self.stage.load(Acquire) != PENDING
     }
 
     /// Takes the value out; `None` as long as there is none. `Some(None)`: it was taken before.
+    #[inline]
     pub(crate) fn take(&self) -> Option<Option<T>> {
-        lock(&self.state).take()
+        let mut state = lock(&self.state);
+        let taken = state.take();
+        if matches!(*state, State::Taken) {
+            self.stage.store(EMPTY, Release);
+        }
+        taken
+    }
+
+    /// By the only one who may want the value, and what is beside it: both are dropped, now or as soon as they are there. Who waits is still woken.
+    #[inline]
+    pub(crate) fn abandon(&self) {
+        if self.stage.load(Acquire) != EMPTY {
+            self.empty();
+        }
+    }
+
+    fn empty(&self) {
+        let mut state = lock(&self.state);
+        let next = match state.pending() {
+            Some(pending) => {
+                let mut pending = pending.take();
+                let extra = pending.as_mut().and_then(|pending| pending.extra.take());
+                let dropped = std::mem::replace(&mut *state, State::Abandoned(pending));
+                drop(state);
+                drop((dropped, extra));
+                return;
+            }
+            None => State::Taken,
+        };
+        let dropped = std::mem::replace(&mut *state, next);
+        self.stage.store(EMPTY, Release);
+        drop(state);
+        // the user's code
+        drop(dropped);
     }
 
     /// Looks at the value.
@@ -115,13 +157,14 @@ impl<T, E> Slot<T, E> {
         match &*lock(&self.state) {
             State::Settled(value) => Some(look(value)),
             State::Beside(both) => both.0.as_ref().map(look),
-            State::Pending(_) | State::Taken => None,
+            State::Pending(_) | State::Abandoned(_) | State::Taken => None,
         }
     }
 
     /// Has the waker woken when the slot is settled; at once if it is. `false`: it is settled, and the waker was not kept.
     pub(crate) fn register(&self, waker: &Waker) -> bool {
-        let State::Pending(pending) = &mut *lock(&self.state) else { return false };
+        let mut state = lock(&self.state);
+        let Some(pending) = state.pending() else { return false };
         let wakers = &mut pending.get_or_insert_default().wakers;
         if !wakers.iter().any(|known| known.will_wake(waker)) {
             wakers.push(waker.clone());
@@ -131,7 +174,7 @@ impl<T, E> Slot<T, E> {
 
     /// Does not wake this waker any more.
     pub(crate) fn forget(&self, waker: &Waker) {
-        if let State::Pending(pending) = &mut *lock(&self.state)
+        if let Some(pending) = lock(&self.state).pending()
             && let Some(waiting) = pending
         {
             waiting.wakers.retain(|known| !known.will_wake(waker));
@@ -175,7 +218,7 @@ impl<T, E: Default> Slot<T, E> {
         match &*lock(&self.state) {
             State::Pending(pending) => pending.as_ref()?.extra.as_ref().map(look),
             State::Beside(both) => Some(look(&both.1)),
-            State::Settled(_) | State::Taken => None,
+            State::Settled(_) | State::Taken | State::Abandoned(_) => None,
         }
     }
 }
@@ -228,11 +271,33 @@ mod tests {
     }
 
     #[test]
-    fn the_last_owner_gets_what_take_would_give() {
-        assert_eq!(Slot::<u8>::new().take_alone(), None);
-        let mut slot: Slot<_> = Slot::of(1);
-        assert_eq!(slot.take_alone(), Some(Some(1)));
-        assert_eq!((slot.take_alone(), slot.take()), (Some(None), Some(None)));
+    fn what_nobody_wants_is_dropped_as_soon_as_it_is_there() {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let value = Arc::new(());
+        let [before, after, quickly, taken]: [Slot<_, Arc<()>>; 4] =
+            std::array::from_fn(|_| Slot::new());
+        before.change_extra(|extra| *extra = Arc::clone(&value));
+        assert!(before.register(&Waker::from(Arc::clone(&count))));
+        before.abandon();
+        assert_eq!(Arc::strong_count(&value), 1, "what was beside it");
+        assert!(!before.is_settled());
+        assert!(before.settle_unwaited(Arc::clone(&value)).is_err(), "somebody waits");
+        assert!(before.settle(Arc::clone(&value)).is_ok());
+        assert_eq!(count.0.load(Ordering::Relaxed), 1, "who waits is told");
+        after.change_extra(|extra| *extra = Arc::clone(&value));
+        assert!(after.settle(Arc::clone(&value)).is_ok());
+        after.abandon();
+        quickly.abandon();
+        assert!(quickly.settle_unwaited(Arc::clone(&value)).is_ok());
+        assert!(taken.settle(Arc::clone(&value)).is_ok());
+        drop(taken.take());
+        taken.abandon();
+        assert_eq!(Arc::strong_count(&value), 1);
+        for slot in [before, after, quickly, taken] {
+            assert!(slot.is_settled());
+            assert_eq!(slot.take(), Some(None));
+            assert!(slot.settle(Arc::clone(&value)).is_err(), "once");
+        }
     }
 
     #[test]
@@ -310,6 +375,21 @@ mod model {
             slot.settle(1).unwrap();
             assert!(waiter.join().unwrap());
             assert_eq!(slot.take(), Some(Some(1)));
+        });
+    }
+
+    #[test]
+    fn a_value_is_dropped_once_whoever_comes_first() {
+        loom::model(|| {
+            let (slot, value) = (Arc::new(Slot::<_>::new()), Arc::new(()));
+            let abandons = Arc::clone(&slot);
+            let abandons = thread::spawn(move || abandons.abandon());
+            if let Err(value) = slot.settle_unwaited(Arc::clone(&value)) {
+                slot.settle(value).unwrap();
+            }
+            abandons.join().unwrap();
+            assert_eq!(Arc::strong_count(&value), 1);
+            assert!(matches!(slot.take(), Some(None)));
         });
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Shared;
 use super::core::{Core, Effects};
+use super::slots::SlotRef;
 use super::task::TaskSlot;
 use crate::backend::Link;
 use crate::backend::process::link::Reading;
@@ -23,13 +24,13 @@ use crate::transport::lane::LaneProbe;
 use crate::transport::replies::Round;
 
 impl Core {
-    fn expect(&mut self, key: TaskKey, slot: &Arc<TaskSlot>, waiting: Waiting) {
+    fn expect(&mut self, key: TaskKey, slot: &SlotRef, waiting: Waiting) {
         if !self.is_task(key, slot) {
             return;
         }
         let urgent = waiting == Waiting::ForThis;
-        if let Some(body) = self.bodies[key.index()].as_mut() {
-            body.awaited |= urgent;
+        if urgent && let Some(body) = self.bodies[key.index()].as_mut() {
+            body.set_awaited();
         }
         if let Some((worker, _)) = self.sched.lease_of(key) {
             self.unpark(worker);
@@ -53,7 +54,7 @@ impl Core {
     fn begin_to_look(
         &mut self,
         key: TaskKey,
-        slot: &Arc<TaskSlot>,
+        slot: &SlotRef,
         cpus: usize,
     ) -> Option<(WorkerKey, Arc<Stream>, LaneProbe)> {
         if !self.is_task(key, slot) {
@@ -108,7 +109,7 @@ enum Waiting {
 
 impl Core {
     fn waiting(&self, key: TaskKey, pool: usize) -> Waiting {
-        let id = self.bodies[key.index()].as_ref().map_or(0, |body| body.id.0);
+        let id = self.bodies[key.index()].as_ref().map_or(0, |body| body.id().0);
         let (last, submitted) = LAST_WAIT.replace((pool, self.submitted()));
         if last == pool && id <= submitted { Waiting::ForMany } else { Waiting::ForThis }
     }
@@ -116,12 +117,7 @@ impl Core {
 
 impl Shared {
     /// Waits until the slot of this task is settled, or until the deadline. Returns whether it is settled.
-    pub(crate) fn wait(
-        &self,
-        key: TaskKey,
-        slot: &Arc<TaskSlot>,
-        deadline: Option<Instant>,
-    ) -> bool {
+    pub(crate) fn wait(&self, key: TaskKey, slot: &SlotRef, deadline: Option<Instant>) -> bool {
         if slot.is_settled() {
             return true;
         }
@@ -145,12 +141,7 @@ impl Shared {
 
     /// Reads what lies in the lanes; and if the result is not there but may come soon, and a CPU has nothing better to do, looks for it again and again for a
     /// moment. `None`: the slot is settled.
-    fn look(
-        &self,
-        key: TaskKey,
-        slot: &Arc<TaskSlot>,
-        deadline: Option<Instant>,
-    ) -> Option<Waiting> {
+    fn look(&self, key: TaskKey, slot: &SlotRef, deadline: Option<Instant>) -> Option<Waiting> {
         let begun_ns = clock::now_ns();
         let mut core = self.lock();
         let mut effects = Effects::default();
@@ -194,7 +185,7 @@ impl Shared {
     fn begin_to_attend(
         &self,
         key: TaskKey,
-        slot: &Arc<TaskSlot>,
+        slot: &SlotRef,
         waiting: Waiting,
     ) -> Option<(WorkerKey, Arc<Stream>)> {
         let mut core = self.lock();
@@ -212,8 +203,10 @@ impl Shared {
         link.unhurried = waiting == Waiting::ForMany;
         let stream = Arc::clone(&link.stream);
         // it may be taken back, and given to a worker whose replies this thread does not read
-        if let Some(body) = core.bodies[key.index()].as_mut() {
-            body.awaited |= waiting == Waiting::ForThis;
+        if waiting == Waiting::ForThis
+            && let Some(body) = core.bodies[key.index()].as_mut()
+        {
+            body.set_awaited();
         }
         Some((worker, stream))
     }
@@ -288,11 +281,11 @@ impl Shared {
     }
 
     /// Somebody sleeps until the task is settled, and does not read the worker's replies: the pool's thread has to, and at once.
-    pub(crate) fn expect(&self, key: TaskKey, slot: &Arc<TaskSlot>) {
+    pub(crate) fn expect(&self, key: TaskKey, slot: &SlotRef) {
         self.expect_result(key, slot, Waiting::ForThis);
     }
 
-    fn expect_result(&self, key: TaskKey, slot: &Arc<TaskSlot>, waiting: Waiting) {
+    fn expect_result(&self, key: TaskKey, slot: &SlotRef, waiting: Waiting) {
         let mut core = self.lock();
         core.expect(key, slot, waiting);
         let effects = Effects::default();

@@ -6,7 +6,8 @@ use super::Settings;
 use super::courier::Courier;
 use super::functions::Functions;
 use super::observer::Observer;
-use super::task::{Body, Extras, Finish, Payload, Request, TaskSlot, settle_finished};
+use super::slots::{Home, SlotRef, Slots};
+use super::task::{Body, Extras, Finish, Payload, Request, settle_finished};
 use super::timings::{Times, Timings};
 use crate::backend::Link;
 use crate::backend::process::exit::OomKills;
@@ -15,7 +16,7 @@ use crate::backend::process::link::ProcessLink;
 use crate::backend::process::tagging::Tagger;
 use crate::error::{SubmitError, TaskInfo};
 use crate::events::PoolEvent;
-use crate::ids::{Lease, TaskId, TaskKey, WorkerKey};
+use crate::ids::{Lease, TaskKey, WorkerKey};
 use crate::limits::{ASIDE_BYTES, LARGE_BYTES};
 use crate::output::TaskOutput;
 use crate::primitives::unharmed;
@@ -42,9 +43,9 @@ pub(super) struct SpawnRequest {
 /// What is done after the lock was let go.
 #[derive(Default)]
 pub(crate) struct Effects {
-    pub(super) settled: Vec<(Arc<TaskSlot>, Outcome)>,
+    pub(super) settled: Vec<(SlotRef, Outcome)>,
     /// Those whose outcome goes to the callback thread first.
-    pub(super) finishing: Vec<(Arc<TaskSlot>, Outcome, Finish)>,
+    pub(super) finishing: Vec<(SlotRef, Outcome, Finish)>,
     pub(super) courier: Option<Arc<Courier>>,
     /// Arguments that nobody needs any more: freeing them takes time.
     pub(super) garbage: Vec<Payload>,
@@ -87,7 +88,7 @@ impl Effects {
     }
 
     /// At once if that takes no time and calls nobody's code: nobody waits for a result of few bytes. The others are told without the lock.
-    fn tell(&mut self, slot: Arc<TaskSlot>, outcome: Outcome) {
+    fn tell(&mut self, slot: SlotRef, outcome: Outcome) {
         let untold = match outcome {
             Ok(Value::Encoded(bytes)) if !bytes.is_many() => {
                 slot.settle_unwaited(Ok(Value::Encoded(bytes)))
@@ -157,7 +158,7 @@ pub(crate) struct Core {
     pub(crate) sandbox_gaps: Vec<String>,
     /// What finalizers have given.
     pub(crate) finalized: Vec<Outcome>,
-    pub(super) next_id: u64,
+    slots: Slots,
     pub(super) functions: Functions,
     pub(super) spawner: Option<mpsc::Sender<SpawnRequest>>,
     /// Tasks with a time limit, and when to look at those that run.
@@ -182,7 +183,7 @@ impl Core {
     pub(super) fn new(
         settings: Arc<Settings>,
         watch: Arc<Watch>,
-        courier: Arc<Courier>,
+        home: Arc<Home>,
         spawner: mpsc::Sender<SpawnRequest>,
     ) -> Core {
         let is_copy = settings.recipe().is_some_and(|recipe| recipe.executable.is_none());
@@ -190,7 +191,7 @@ impl Core {
             sched: Scheduler::new(settings.sched.clone()),
             settings,
             watch,
-            courier,
+            courier: Arc::clone(&home.courier),
             observer: None,
             timings: Timings::new(),
             tagger: None,
@@ -208,7 +209,7 @@ impl Core {
             untold: Vec::new(),
             sandbox_gaps: Vec::new(),
             finalized: Vec::new(),
-            next_id: 1,
+            slots: Slots::new(home),
             functions: Functions::default(),
             spawner: Some(spawner),
             limited: 0,
@@ -226,7 +227,7 @@ impl Core {
     }
 
     /// The worker of a handle's task that is running, and what it is called there.
-    pub(crate) fn running(&self, key: TaskKey, slot: &Arc<TaskSlot>) -> Option<(&Link, Lease)> {
+    pub(crate) fn running(&self, key: TaskKey, slot: &SlotRef) -> Option<(&Link, Lease)> {
         if !self.is_task(key, slot) {
             return None;
         }
@@ -243,45 +244,56 @@ impl Core {
 
     /// How many tasks were submitted.
     pub(super) fn submitted(&self) -> u64 {
-        self.next_id - 1
+        self.slots.next_id() - 1
     }
 
     /// The pool is open, so this can't fail.
     #[inline]
-    pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> TaskKey {
-        let Request { callee, name, mut body, items, retries, priority, backoff_ns, attended } =
-            request;
+    pub(super) fn submit(&mut self, request: Request, effects: &mut Effects) -> SlotRef {
+        let Request {
+            callee,
+            name,
+            payload,
+            extras,
+            items,
+            retries,
+            priority,
+            backoff_ns,
+            attended,
+        } = request;
         let function = self.functions.number(callee, name);
-        body.function = function;
-        let spec = Spec { function, size: body.size(), items, retries, priority, backoff_ns };
-        self.limited += usize::from(body.limits().any());
+        let limited = extras.as_ref().is_some_and(|extras| extras.limits().any());
+        self.limited += usize::from(limited);
         // with several tasks under way, the waiting of one in eight tells enough: looking at the clock costs as much as many a task
-        let reads = self.next_id.is_multiple_of(LOOK_EVERY) || !body.payload.is_small();
+        let id = self.slots.next_id();
+        let reads = id.is_multiple_of(LOOK_EVERY) || !payload.is_small();
         let looks = reads
             || self.sched.unfinished() < FEW
-            || self.next_id.is_multiple_of(8)
+            || id.is_multiple_of(8)
             || self.limited > 0
             || self.sched.is_elastic();
         let now = if looks { clock::now_ns() } else { self.seen_ns };
         self.seen_ns = now;
-        body.id = TaskId(self.next_id);
-        body.submitted_ns = if looks { now } else { 0 };
-        self.next_id += 1;
+        let body = Body::new(self.slots.take(), if looks { now } else { 0 }, payload, extras);
+        let size = body.size();
+        let spec = Spec { function, size, items, retries, priority, backoff_ns };
         if let Some(observer) = &mut self.observer {
-            observer.tell(PoolEvent::TaskSubmitted { task: body.info(&self.functions) });
+            let task = body.info(function, &self.functions);
+            observer.tell(PoolEvent::TaskSubmitted { task });
         }
         if reads {
             // who submits without a pause leaves the lock to nobody else for long, and has at hand what it takes
             self.read_lanes(now, effects);
         }
         let key = self.sched.submit(spec, now, &mut self.actions);
+        let slot = body.slot_ref(key);
         put(&mut self.bodies, key.index(), body);
         if !self.actions.is_empty() {
             self.attended_next = attended;
             self.perform(now, effects);
             self.attended_next = false;
         }
-        key
+        slot
     }
 
     pub(super) fn check_open(&self) -> Result<(), SubmitError> {
@@ -301,9 +313,9 @@ impl Core {
     }
 
     /// Whether this key still means the task of this handle.
-    pub(crate) fn is_task(&self, key: TaskKey, slot: &Arc<TaskSlot>) -> bool {
+    pub(crate) fn is_task(&self, key: TaskKey, slot: &SlotRef) -> bool {
         let body = self.bodies.get(key.index()).and_then(Option::as_ref);
-        body.is_some_and(|body| Arc::ptr_eq(&body.slot, slot))
+        body.is_some_and(|body| body.has(slot))
     }
 
     pub(crate) fn link(&self, worker: WorkerKey) -> Option<&Link> {
@@ -311,7 +323,8 @@ impl Core {
     }
 
     pub(crate) fn task_info(&self, key: TaskKey) -> Option<TaskInfo> {
-        self.bodies.get(key.index())?.as_ref().map(|body| body.info(&self.functions))
+        let body = self.bodies.get(key.index())?.as_ref()?;
+        Some(body.info(self.sched.function(key)?, &self.functions))
     }
 
     pub(super) fn link_mut(&mut self, worker: WorkerKey) -> Option<&mut Link> {
@@ -372,7 +385,7 @@ impl Core {
         if let Some((task, _)) = task
             && let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref)
         {
-            body.slot.set_output(output);
+            body.slot().set_output(output);
         }
     }
 

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
 use super::core::{Core, Effects, SpawnRequest, put};
-use super::task::{Body, Extras, Payload, Request, TaskSlot};
+use super::slots::{Home, SlotRef};
+use super::task::{Extras, Payload, Request};
 use super::{Courier, Settings};
 use crate::backend::Link;
 use crate::backend::process::link::{ProcessLink, Started};
@@ -49,7 +50,7 @@ struct Peer {
 
 struct Submitted {
     key: TaskKey,
-    slot: Arc<TaskSlot>,
+    slot: SlotRef,
     retries: u32,
 }
 
@@ -75,7 +76,8 @@ impl<'a> World<'a> {
         let (spawner, requests) = mpsc::channel();
         let watch = Arc::new(Watch::new().unwrap());
         let courier = Arc::new(Courier::new("fuzz".to_owned()));
-        let core = Core::new(settings, watch, courier, spawner);
+        let home = Arc::new(Home::new(Weak::new(), courier, settings.max_result));
+        let core = Core::new(settings, watch, home, spawner);
         let (peers, tasks, starts) = (Vec::new(), Vec::new(), HashMap::new());
         let mut world =
             World { input, core, requests, later: 0, peers, tasks, starts, scribbled: false };
@@ -156,13 +158,11 @@ impl<'a> World<'a> {
             soft_timeout: (options & 32 > 0).then_some(Duration::from_millis(20)),
             ..Extras::default()
         };
-        let payload = Payload::encoded(vec![options; len].into());
-        let body = Body::new(payload, extras.unless_empty());
-        let slot = Arc::clone(body.slot());
         let request = Request {
             callee: Callee(i64::from(options & 12)),
             name: "fuzz",
-            body,
+            payload: Payload::encoded(vec![options; len].into()),
+            extras: extras.unless_empty(),
             items: 1,
             retries,
             priority: i32::from(options >> 6),
@@ -170,8 +170,9 @@ impl<'a> World<'a> {
             attended: options & 128 > 0,
         };
         let mut effects = Effects::default();
-        let key = self.core.submit(request, &mut effects);
+        let slot = self.core.submit(request, &mut effects);
         drop(effects);
+        let key = slot.key().unwrap();
         self.tasks.push(Submitted { key, slot, retries });
     }
 

@@ -16,6 +16,7 @@ mod perform;
 mod replies;
 mod service;
 mod settings;
+mod slots;
 mod starting;
 mod task;
 mod threads;
@@ -24,12 +25,13 @@ mod timings;
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak, mpsc};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::core::{Core, Effects};
-pub(crate) use self::task::{Body, Extras, Finish, Payload, Request, TaskSlot, ns};
+pub(crate) use self::slots::SlotRef;
+pub(crate) use self::task::{Extras, Finish, Payload, Request, ns};
 use crate::backend::process::spawner::Recipe;
 use crate::backend::process::tagging::{Finishing, Tagger};
 use crate::error::{PoolError, SubmitError};
@@ -46,6 +48,7 @@ use crate::trace;
 pub(crate) use courier::Courier;
 use observer::Observer;
 pub(crate) use settings::{EventHook, Hook, Settings, Workers};
+use slots::Home;
 pub use timings::Times;
 
 /// A pool, as its handles, its threads and its user share it.
@@ -60,6 +63,7 @@ pub(crate) struct Shared {
     watch: Arc<Watch>,
     bell: Arc<Doorbell>,
     pub(crate) courier: Arc<Courier>,
+    home: Arc<Home>,
     /// Tells the observer, if there is one.
     herald: Arc<Courier>,
     service_threads: OnceLock<Vec<ThreadId>>,
@@ -84,30 +88,37 @@ impl Shared {
         let (settings, watch) = (Arc::new(settings), Arc::new(watch));
         let courier = Arc::new(Courier::new(format!("{}-callbacks", settings.name)));
         let herald = Arc::new(Courier::new(format!("{}-events", settings.name)));
-        let mut core =
-            Core::new(Arc::clone(&settings), Arc::clone(&watch), Arc::clone(&courier), spawner);
         let tagged = |recipe: &Recipe| [recipe.stdout, recipe.stderr].contains(&Output::Tagged);
-        if settings.recipe().is_some_and(tagged) {
-            core.tagger = Some(Tagger::start(&settings.name)?);
-        }
-        if settings.on_event.0.is_some() || trace::is_on() {
-            core.observer = Some(Observer::new(Arc::clone(&herald), settings::observe(&settings)));
-        }
-        let shared = Arc::new(Shared {
-            core: Mutex::new(core),
-            settings,
-            space: Condvar::new(),
-            space_waiters: AtomicUsize::new(0),
-            phase: Condvar::new(),
-            watch,
-            bell: Arc::new(bell),
-            courier,
-            herald,
-            service_threads: OnceLock::new(),
-            threads: Mutex::new(Vec::new()),
-            finishing: OnceLock::new(),
-            owner: std::process::id(),
-            cpus: std::thread::available_parallelism().map_or(1, NonZero::get),
+        let tagger = match settings.recipe().is_some_and(tagged) {
+            true => Some(Tagger::start(&settings.name)?),
+            false => None,
+        };
+        let is_observed = settings.on_event.0.is_some() || trace::is_on();
+        let observer =
+            is_observed.then(|| Observer::new(Arc::clone(&herald), settings::observe(&settings)));
+        let shared = Arc::new_cyclic(|shared| {
+            let home = Home::new(Weak::clone(shared), Arc::clone(&courier), settings.max_result);
+            let home = Arc::new(home);
+            let mut core =
+                Core::new(Arc::clone(&settings), Arc::clone(&watch), Arc::clone(&home), spawner);
+            (core.tagger, core.observer) = (tagger, observer);
+            Shared {
+                core: Mutex::new(core),
+                settings,
+                home,
+                space: Condvar::new(),
+                space_waiters: AtomicUsize::new(0),
+                phase: Condvar::new(),
+                watch,
+                bell: Arc::new(bell),
+                courier,
+                herald,
+                service_threads: OnceLock::new(),
+                threads: Mutex::new(Vec::new()),
+                finishing: OnceLock::new(),
+                owner: std::process::id(),
+                cpus: std::thread::available_parallelism().map_or(1, NonZero::get),
+            }
         });
         shared.start_threads(requests)?;
         shared.event(Event::Tick);
@@ -190,17 +201,17 @@ impl Shared {
     }
 
     /// Ends a task, unless it has ended. Returns whether it was ended: its handle is told after its callbacks.
-    pub(crate) fn cancel(&self, task: TaskKey, slot: &Arc<TaskSlot>) -> bool {
+    pub(crate) fn cancel(&self, task: TaskKey, slot: &SlotRef) -> bool {
         self.end(task, slot, Event::Cancel { task }) == (true, true)
     }
 
     /// Ends a task that has not been started, and tells one that runs that it should end. Returns whether it had not ended.
-    pub(crate) fn ask_to_end(&self, task: TaskKey, slot: &Arc<TaskSlot>) -> bool {
+    pub(crate) fn ask_to_end(&self, task: TaskKey, slot: &SlotRef) -> bool {
         self.end(task, slot, Event::Ask { task }).0
     }
 
     /// Whether the task had not ended before, and whether it has now.
-    fn end(&self, task: TaskKey, slot: &Arc<TaskSlot>, event: Event<'_>) -> (bool, bool) {
+    fn end(&self, task: TaskKey, slot: &SlotRef, event: Event<'_>) -> (bool, bool) {
         let mut core = self.lock();
         if !core.is_task(task, slot) {
             return (false, true);
@@ -240,7 +251,7 @@ impl Shared {
         &self,
         request: Request,
         may_wait: bool,
-    ) -> Result<Option<TaskKey>, SubmitError> {
+    ) -> Result<Option<SlotRef>, SubmitError> {
         let mut core = self.lock();
         loop {
             core.check_open()?;
@@ -255,13 +266,18 @@ impl Shared {
             self.space_waiters.fetch_sub(1, Ordering::SeqCst);
         }
         let mut effects = Effects::default();
-        let key = core.submit(request, &mut effects);
+        let slot = core.submit(request, &mut effects);
         self.finish(core, effects);
-        Ok(Some(key))
+        Ok(Some(slot))
+    }
+
+    /// A slot of which the scheduler knows nothing.
+    pub(crate) fn lone_slot(&self) -> SlotRef {
+        SlotRef::alone(&self.home)
     }
 
     /// Settles a slot that the scheduler knows nothing of.
-    pub(crate) fn settle(&self, slot: Arc<TaskSlot>, outcome: Outcome, finish: Option<Finish>) {
+    pub(crate) fn settle(&self, slot: SlotRef, outcome: Outcome, finish: Option<Finish>) {
         match finish {
             // nobody else has it yet
             None => drop(slot.settle(outcome)),

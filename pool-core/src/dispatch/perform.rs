@@ -13,12 +13,16 @@ use crate::error::{ExitCause, TaskError, TaskInfo};
 use crate::events::PoolEvent;
 use crate::ids::{Lease, TaskKey, WorkerIndex, WorkerKey};
 use crate::sched::{Action, Event, Phase, Taken, Verdict, Why};
+use crate::sys::cache::prefetch;
 use crate::sys::failpoint;
 use crate::sys::signal::GroupSignal;
 use crate::task::job::Outcome;
 use crate::transport::status::Progress;
 use crate::transport::tasks::Unsent;
 use crate::wire::to_worker::ToWorker;
+
+/// A task is fetched from memory so many leases before its own: among very many, each lies elsewhere.
+const FETCHED_AHEAD: usize = 8;
 
 impl Core {
     /// Does all that is to be done, and what follows from it.
@@ -27,6 +31,9 @@ impl Core {
         let mut only_settled = true;
         while let Some(&action) = self.actions.get(next) {
             next += 1;
+            if let Some(Action::Lease { task, .. }) = self.actions.get(next + FETCHED_AHEAD) {
+                self.fetch(*task);
+            }
             only_settled &= matches!(action, Action::Settle { .. });
             self.act(action, now, effects);
         }
@@ -43,6 +50,14 @@ impl Core {
         }
         if !only_settled || self.sched.has_ages() {
             self.wake_in_time(effects);
+        }
+    }
+
+    /// Has a task fetched from memory that will be needed soon.
+    #[inline]
+    fn fetch(&self, task: TaskKey) {
+        if let Some(body) = self.bodies.get(task.index()) {
+            prefetch(body);
         }
     }
 
@@ -76,13 +91,15 @@ impl Core {
             Action::Kill { worker } => self.kill(worker, now, effects),
             Action::Retried { task } => {
                 if let Some(body) = self.bodies.get(task.index()).and_then(Option::as_ref) {
-                    body.slot.forget_output();
+                    body.slot().forget_output();
                 }
                 if let Some(task) = self.task_info(task) {
                     self.tell(|| PoolEvent::TaskRetried { task });
                 }
             }
-            Action::Settle { task, verdict } => self.settle(task, verdict, effects),
+            Action::Settle { task, function, verdict } => {
+                self.settle(task, function, verdict, effects);
+            }
         }
     }
 
@@ -92,11 +109,13 @@ impl Core {
             return;
         };
         failpoint::with("parent.lease", link.pid());
-        link.page().announce(lease, body.id);
-        let (awaited, callee) = (body.awaited, self.functions.callee(body.function));
+        link.page().announce(lease, body.id());
+        let Some(function) = self.sched.function(task) else { return };
+        let (awaited, callee) = (body.is_awaited(), self.functions.callee(function));
         if let Some(observer) = &mut self.observer {
             let (worker, pid) = (WorkerIndex(link.seat()), link.pid());
-            observer.tell(PoolEvent::TaskStarted { task: body.info(&self.functions), worker, pid });
+            let task = body.info(function, &self.functions);
+            observer.tell(PoolEvent::TaskStarted { task, worker, pid });
         }
         match (link, &body.payload) {
             (Link::Process(link), Payload::Inline(input)) => {
@@ -273,20 +292,20 @@ impl Core {
     }
 
     /// The task has ended otherwise than by a reply.
-    fn settle(&mut self, task: TaskKey, verdict: Verdict, effects: &mut Effects) {
+    fn settle(&mut self, task: TaskKey, function: u32, verdict: Verdict, effects: &mut Effects) {
         #[cfg(test)]
         fail_on_own_thread(&verdict);
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
-        let error = self.error(verdict, body.info(&self.functions));
-        self.conclude(body, Err(Box::new(error)), None, effects);
+        let error = self.error(verdict, body.info(function, &self.functions));
+        self.conclude(body, function, Err(Box::new(error)), None, effects);
     }
 
     /// The task was answered, and has run for so long by its worker's account.
     pub(super) fn settle_replied(
         &mut self,
-        task: TaskKey,
+        (task, function): (TaskKey, u32),
         outcome: Outcome,
         run_ns: u64,
         now: u64,
@@ -295,14 +314,15 @@ impl Core {
         let Some(body) = self.bodies.get_mut(task.index()).and_then(Option::take) else {
             return;
         };
-        let submitted = Some(body.submitted_ns).filter(|&at| at != 0);
-        self.timings.observe(submitted.map(|at| now.saturating_sub(at)), run_ns);
-        self.conclude(body, outcome, Some(run_ns), effects);
+        let waited = body.submitted_ns().map(|at| now.saturating_sub(at));
+        self.timings.observe(waited, run_ns);
+        self.conclude(body, function, outcome, Some(run_ns), effects);
     }
 
     fn conclude(
         &mut self,
         mut body: Body,
+        function: u32,
         outcome: Outcome,
         run_ns: Option<u64>,
         effects: &mut Effects,
@@ -310,8 +330,8 @@ impl Core {
         self.lay_aside(&mut body);
         self.limited -= usize::from(body.limits().any());
         if let Some(observer) = &mut self.observer {
-            let (task, error) =
-                (body.info(&self.functions), outcome.as_ref().err().map(|error| (**error).clone()));
+            let task = body.info(function, &self.functions);
+            let error = outcome.as_ref().err().map(|error| (**error).clone());
             let elapsed = run_ns.map(Duration::from_nanos);
             observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
         }

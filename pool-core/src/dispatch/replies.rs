@@ -203,7 +203,9 @@ impl Core {
         let outcome = outcome.map_err(Box::new);
         failpoint::at("parent.reply");
         match self.sched.reply(worker, lease, elapsed_ns, now) {
-            Reply::Settles(task) => self.settle_replied(task, outcome, elapsed_ns, now, effects),
+            Reply::Settles { task, function } => {
+                self.settle_replied((task, function), outcome, elapsed_ns, now, effects);
+            }
             Reply::Late => effects.unwanted.push(outcome),
             Reply::Unknown => return false,
         }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::functions::Functions;
+use super::slots::{Slab, SlotRef, TOGETHER};
 use super::time_limits::TimeLimits;
 use crate::attach::Attachments;
 use crate::codec::Lent;
 use crate::error::{TaskError, TaskInfo};
-use crate::ids::TaskId;
+use crate::ids::{TaskId, TaskKey};
 use crate::limits::{ATTACHMENT_BYTES, INLINE_BYTES};
 use crate::output::TaskOutput;
 use crate::slot::Slot;
@@ -39,17 +40,6 @@ impl TaskSlot {
         TaskSlot(Slot::new())
     }
 
-    /// The slot of a task that has an outcome before it was one.
-    pub(crate) fn of(outcome: Outcome) -> TaskSlot {
-        TaskSlot(Slot::of(outcome))
-    }
-
-    /// Takes the outcome, for the last one who has the slot.
-    #[inline]
-    pub(crate) fn take_alone(&mut self) -> Option<Option<Outcome>> {
-        self.0.take_alone()
-    }
-
     /// What the task has printed, if that is captured.
     pub(crate) fn output(&self) -> Option<TaskOutput> {
         self.0.with_extra(|beside| beside.output.clone()).flatten()
@@ -67,8 +57,8 @@ impl TaskSlot {
     }
 
     /// Keeps these objects as long as the handle lives, but no ends of pipes: those must be closed when the task has ended.
-    pub(crate) fn keep(&self, attachments: Attachments) {
-        let memory = attachments.only_memory();
+    pub(super) fn keep(&self, attachments: &Attachments) {
+        let memory = attachments.clone().only_memory();
         if !memory.is_empty() {
             self.0.change_extra(|beside| beside.kept = memory);
         }
@@ -141,7 +131,8 @@ pub(crate) struct Request {
     pub(crate) callee: Callee,
     /// The function's name.
     pub(crate) name: &'static str,
-    pub(crate) body: Body,
+    pub(crate) payload: Payload,
+    pub(crate) extras: Option<Box<Extras>>,
     pub(crate) items: u32,
     pub(crate) retries: u32,
     pub(crate) priority: i32,
@@ -151,18 +142,22 @@ pub(crate) struct Request {
     pub(crate) attended: bool,
 }
 
-/// A task that is not settled.
+/// A task that is not settled. As small as can be: there may be a million of them.
 pub(crate) struct Body {
-    /// Given when it is taken in, as the number of its function.
-    pub(super) id: TaskId,
-    pub(super) function: u32,
+    slab: Arc<Slab>,
+    mark: Mark,
     pub(super) payload: Payload,
-    pub(super) slot: Arc<TaskSlot>,
-    /// 0: nobody looked.
-    pub(super) submitted_ns: u64,
-    /// Somebody sleeps until it is done.
-    pub(super) awaited: bool,
     extras: Option<Box<Extras>>,
+}
+
+/// The place of the slot in its slab, whether somebody sleeps until the task is done, and when it was submitted, in nanoseconds: nine years of them.
+#[derive(Clone, Copy)]
+struct Mark(u64);
+
+impl Mark {
+    const PLACE: u64 = TOGETHER as u64 - 1;
+    const AWAITED: u64 = TOGETHER as u64;
+    const TIME: u32 = Mark::AWAITED.trailing_zeros() + 1;
 }
 
 /// What few tasks have.
@@ -188,45 +183,93 @@ impl Extras {
             && self.finish.is_none();
         (!is_empty).then(|| Box::new(self))
     }
+
+    pub(super) fn limits(&self) -> TimeLimits {
+        TimeLimits { soft_ns: self.soft_timeout.map(ns), hard_ns: self.timeout.map(ns) }
+    }
 }
 
 static NO_ATTACHMENTS: Attachments = Attachments::NONE;
 
 impl Body {
+    /// `submitted_ns`: 0 if nobody looked.
     #[inline]
-    pub(crate) fn new(payload: Payload, extras: Option<Box<Extras>>) -> Body {
+    pub(super) fn new(
+        (slab, place): (Arc<Slab>, usize),
+        submitted_ns: u64,
+        payload: Payload,
+        extras: Option<Box<Extras>>,
+    ) -> Body {
         let finishes = extras.as_ref().is_some_and(|extras| extras.finish.is_some());
-        Body {
-            id: TaskId(0),
-            function: 0,
-            payload,
-            slot: Arc::new(TaskSlot::new()),
-            submitted_ns: 0,
-            awaited: finishes,
-            extras,
+        let mark = Mark(submitted_ns << Mark::TIME | place as u64);
+        let mut body = Body { slab, mark, payload, extras };
+        if finishes {
+            body.set_awaited();
         }
+        if !body.attachments().is_empty() {
+            body.slot().keep(body.attachments());
+        }
+        body
     }
 
     #[inline]
-    pub(crate) fn slot(&self) -> &Arc<TaskSlot> {
-        &self.slot
+    fn place(&self) -> usize {
+        (self.mark.0 & Mark::PLACE) as usize
     }
 
-    pub(super) fn info(&self, functions: &Functions) -> TaskInfo {
+    #[inline]
+    pub(super) fn slot(&self) -> &TaskSlot {
+        self.slab.slot(self.place())
+    }
+
+    /// For a handle.
+    #[inline]
+    pub(super) fn slot_ref(&self, key: TaskKey) -> SlotRef {
+        SlotRef::new(Arc::clone(&self.slab), self.place(), Some(key))
+    }
+
+    #[inline]
+    pub(super) fn has(&self, slot: &SlotRef) -> bool {
+        slot.is_at(&self.slab, self.place())
+    }
+
+    #[inline]
+    pub(super) fn id(&self) -> TaskId {
+        self.slab.id(self.place())
+    }
+
+    /// Somebody sleeps until it is done.
+    #[inline]
+    pub(super) fn is_awaited(&self) -> bool {
+        self.mark.0 & Mark::AWAITED != 0
+    }
+
+    #[inline]
+    pub(super) fn set_awaited(&mut self) {
+        self.mark.0 |= Mark::AWAITED;
+    }
+
+    /// `None`: nobody looked.
+    #[inline]
+    pub(super) fn submitted_ns(&self) -> Option<u64> {
+        Some(self.mark.0 >> Mark::TIME).filter(|&at| at != 0)
+    }
+
+    /// `function`: its number.
+    pub(super) fn info(&self, function: u32, functions: &Functions) -> TaskInfo {
         let name = self.extras.as_ref().and_then(|extras| extras.name.as_deref());
-        let name = name.unwrap_or_else(|| functions.name(self.function));
-        TaskInfo { id: self.id, name: name.to_owned() }
+        let name = name.unwrap_or_else(|| functions.name(function));
+        TaskInfo { id: self.id(), name: name.to_owned() }
     }
 
     #[inline]
-    pub(crate) fn attachments(&self) -> &Attachments {
+    pub(super) fn attachments(&self) -> &Attachments {
         self.extras.as_ref().map_or(&NO_ATTACHMENTS, |extras| &extras.attachments)
     }
 
     #[inline]
     pub(super) fn limits(&self) -> TimeLimits {
-        let Some(extras) = &self.extras else { return TimeLimits::default() };
-        TimeLimits { soft_ns: extras.soft_timeout.map(ns), hard_ns: extras.timeout.map(ns) }
+        self.extras.as_ref().map_or_else(TimeLimits::default, |extras| extras.limits())
     }
 
     /// What counts as its size on its way to a worker.
@@ -237,8 +280,9 @@ impl Body {
     }
 
     #[inline]
-    pub(super) fn into_parts(self) -> (Arc<TaskSlot>, Payload, Option<Box<Extras>>) {
-        (self.slot, self.payload, self.extras)
+    pub(super) fn into_parts(self) -> (SlotRef, Payload, Option<Box<Extras>>) {
+        let place = self.place();
+        (SlotRef::new(self.slab, place, None), self.payload, self.extras)
     }
 }
 
@@ -267,7 +311,7 @@ mod tests {
     #[test]
     fn what_a_task_costs_is_known() {
         assert_eq!(size_of::<Outcome>(), 24);
-        assert_eq!(size_of::<TaskSlot>(), 40, "with the counts of its Arc 56, which malloc has");
-        assert_eq!(size_of::<Option<Body>>(), 64);
+        assert_eq!(size_of::<TaskSlot>(), 40);
+        assert_eq!(size_of::<Option<Body>>(), 48);
     }
 }

@@ -205,8 +205,8 @@ impl Core {
         let Some(Link::Thread(link)) = self.link(worker) else { return };
         for Done { lease, elapsed_ns, outcome } in link.port.take_done() {
             match self.sched.reply(worker, lease, elapsed_ns, now) {
-                Reply::Settles(task) => {
-                    self.settle_replied(task, outcome, elapsed_ns, now, effects);
+                Reply::Settles { task, function } => {
+                    self.settle_replied((task, function), outcome, elapsed_ns, now, effects);
                 }
                 Reply::Late | Reply::Unknown => effects.unwanted.push(outcome),
             }

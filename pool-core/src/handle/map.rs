@@ -69,9 +69,8 @@ impl<R> Part<R> {
             return whole.append(chunk);
         }
         whole.extend(self.items, |whole| {
-            let value = self.handle.take_value().unwrap_or(Err(TaskError::AlreadyTaken));
-            let (value, limit) = value?;
-            onto(value, limit, whole)
+            let added = self.handle.take_with(|value, limit| onto(value, limit, whole));
+            added.unwrap_or(Err(TaskError::AlreadyTaken))
         });
     }
 }

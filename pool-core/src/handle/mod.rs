@@ -25,9 +25,8 @@ pub use wait::{
 pub(crate) use waitable::{Pending, sentinel};
 pub use waitable::{Waitable, wait};
 
-use crate::dispatch::{Courier, Shared, TaskSlot};
+use crate::dispatch::{Courier, SlotRef};
 use crate::error::TaskError;
-use crate::ids::TaskKey;
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::clock;
@@ -62,42 +61,40 @@ pub(crate) type Decode<R> = fn(Value, u64) -> Result<R, TaskError>;
 
 /// A task, without the type of its result.
 #[derive(Clone)]
-pub(crate) struct TaskRef {
-    shared: Arc<Shared>,
-    slot: Arc<TaskSlot>,
-    /// `None`: the pool does not know the task, or not any more.
-    key: Option<TaskKey>,
-}
+pub(crate) struct TaskRef(SlotRef);
 
 impl TaskRef {
     #[inline]
-    pub(crate) fn new(shared: Arc<Shared>, slot: Arc<TaskSlot>, key: Option<TaskKey>) -> TaskRef {
-        TaskRef { shared, slot, key }
+    pub(crate) fn new(slot: SlotRef) -> TaskRef {
+        TaskRef(slot)
     }
 
-    pub(crate) fn slot(&self) -> &TaskSlot {
-        &self.slot
+    #[inline]
+    pub(crate) fn slot(&self) -> &SlotRef {
+        &self.0
     }
 
     /// Has the waker woken when the task is settled; `false`: it is, and the waker was not kept.
     pub(crate) fn register(&self, waker: &Waker) -> bool {
-        let kept = self.slot.register(waker);
-        if let Some(key) = self.key.filter(|_| kept) {
-            self.shared.expect(key, &self.slot);
+        let kept = self.0.register(waker);
+        if kept && let Some((pool, key)) = self.0.pool() {
+            pool.expect(key, &self.0);
         }
         kept
     }
 
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        match self.key {
-            Some(key) => self.shared.wait(key, &self.slot, deadline),
-            None => self.slot.wait(deadline),
+        if self.0.is_settled() {
+            return true;
+        }
+        match self.0.pool() {
+            Some((pool, key)) => pool.wait(key, &self.0, deadline),
+            None => self.0.wait(deadline),
         }
     }
 
     pub(crate) fn cancel(&self) -> bool {
-        let Some(key) = self.key else { return false };
-        !self.slot.is_settled() && self.shared.cancel(key, &self.slot)
+        !self.0.is_settled() && self.0.pool().is_some_and(|(pool, key)| pool.cancel(key, &self.0))
     }
 
     fn pid(&self) -> Option<u32> {
@@ -106,9 +103,9 @@ impl TaskRef {
 
     /// The process that runs the task, and since when by the monotonic clock.
     fn running(&self) -> Option<(u32, u64)> {
-        let key = self.key?;
-        let core = self.shared.lock();
-        let (link, lease) = core.running(key, &self.slot)?;
+        let (pool, key) = self.0.pool()?;
+        let core = pool.lock();
+        let (link, lease) = core.running(key, &self.0)?;
         match link.page().progress(lease) {
             Progress::Started { at_ns } => Some((link.pid(), at_ns)),
             _ => None,
@@ -116,11 +113,11 @@ impl TaskRef {
     }
 
     fn request_cancel(&self) -> bool {
-        self.key.is_some_and(|key| self.shared.ask_to_end(key, &self.slot))
+        self.0.pool().is_some_and(|(pool, key)| pool.ask_to_end(key, &self.0))
     }
 
     fn on_done(&self, callback: impl FnOnce() + Send + 'static) {
-        let courier = Arc::clone(&self.shared.courier);
+        let courier = Arc::clone(&self.0.home().courier);
         let errand = Arc::new(Errand { courier, callback: Mutex::new(Some(Box::new(callback))) });
         if !self.register(&Waker::from(Arc::clone(&errand))) {
             errand.wake();
@@ -158,17 +155,7 @@ impl<R> AsyncResult<R> {
     /// The reason why there is no result: see [`TaskError`].
     pub fn get(self) -> Result<R, TaskError> {
         self.task.wait(None);
-        let AsyncResult { task: TaskRef { shared, slot, .. }, decode } = self;
-        // nearly always the pool has forgotten the task, and nobody else has the slot. It stays until the result is decoded, which may name what is kept there
-        let mut slot = Arc::try_unwrap(slot);
-        let outcome = match &mut slot {
-            Ok(alone) => alone.take_alone(),
-            Err(shared) => shared.take(),
-        };
-        match outcome.flatten() {
-            Some(outcome) => opened(outcome, |value| decode(value, shared.settings.max_result)),
-            None => Err(TaskError::AlreadyTaken),
-        }
+        self.take().unwrap_or(Err(TaskError::AlreadyTaken))
     }
 
     /// Waits for the result for at most `timeout` and gives it. The task goes on when the time is up, and the handle stays good.
@@ -194,13 +181,13 @@ impl<R> AsyncResult<R> {
     /// Whether the task has a result or has failed. Never blocks.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.task.slot.is_settled()
+        self.task.slot().is_settled()
     }
 
     /// Whether the task has a result: `false` if it has failed, or is not [`ready`](Self::ready) yet. Never blocks.
     #[must_use]
     pub fn successful(&self) -> bool {
-        self.task.slot.with(Result::is_ok).unwrap_or(false)
+        self.task.slot().with(Result::is_ok).unwrap_or(false)
     }
 
     /// Ends the task with [`TaskError::Cancelled`]: if it has not been started, it never is; if it runs, its worker process is killed and
@@ -238,7 +225,7 @@ impl<R> AsyncResult<R> {
     /// ```
     #[must_use]
     pub fn output(&self) -> Option<TaskOutput> {
-        self.task.slot.output()
+        self.task.slot().output()
     }
 
     /// When the worker has started the task; `None` while it waits and after it has ended.
@@ -268,19 +255,27 @@ impl<R> AsyncResult<R> {
         self.task.on_done(callback);
     }
 
+    /// `None`: not yet. What the slot keeps stays there until the result is decoded, which may name it.
     pub(super) fn take(&self) -> Option<Result<R, TaskError>> {
-        let value = self.take_value()?;
-        Some(value.and_then(|(value, limit)| (self.decode)(value, limit)))
+        self.take_with(self.decode)
     }
 
-    /// What is to be decoded, with the largest result of the pool; `None`: not yet.
-    fn take_value(&self) -> Option<Result<(Value, u64), TaskError>> {
-        let outcome = self.task.slot.take()?;
-        let limit = self.task.shared.settings.max_result;
-        Some(match outcome {
-            Some(outcome) => opened(outcome, |value| Ok((value, limit))),
+    /// The same with another function that decodes.
+    pub(super) fn take_with<T>(
+        &self,
+        decode: impl FnOnce(Value, u64) -> Result<T, TaskError>,
+    ) -> Option<Result<T, TaskError>> {
+        let limit = self.task.slot().home().max_result;
+        Some(match self.task.slot().take()? {
+            Some(outcome) => opened(outcome, |value| decode(value, limit)),
             None => Err(TaskError::AlreadyTaken),
         })
+    }
+}
+
+impl<R> Drop for AsyncResult<R> {
+    fn drop(&mut self) {
+        self.task.slot().abandon();
     }
 }
 
@@ -297,7 +292,7 @@ impl<R> Future for AsyncResult<R> {
 
 impl<R> fmt::Debug for AsyncResult<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.task.slot.with(Result::is_ok) {
+        let state = match self.task.slot().with(Result::is_ok) {
             Some(true) => "successful",
             Some(false) => "failed",
             None if self.ready() => "taken",

@@ -1,7 +1,6 @@
 //! One call, one task.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,7 +9,7 @@ use super::options::{AWAITED, Options, PLAIN};
 use super::submit::{Function, MayWait, NoTask};
 use super::{Pool, call};
 use crate::attach::Attachments;
-use crate::dispatch::{Payload, TaskSlot, Workers};
+use crate::dispatch::{Payload, Workers};
 use crate::error::{Oversize, SubmitError, TaskError, TrySubmitError};
 use crate::handle::{AsyncResult, TaskRef};
 use crate::task::callee::Callee;
@@ -128,8 +127,9 @@ impl Pool {
         let task = match refusal {
             Some(error) => {
                 shared.check_open()?;
-                let slot = Arc::new(TaskSlot::of(Err(Box::new(error))));
-                TaskRef::new(Arc::clone(shared), slot, None)
+                let slot = shared.lone_slot();
+                shared.settle(slot.clone(), Err(Box::new(error)), None);
+                TaskRef::new(slot)
             }
             None => {
                 let function = Function { callee: Callee::BY_NAME, name: "", job: no_job };

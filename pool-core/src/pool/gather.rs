@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::de::DeserializeOwned;
 
-use crate::dispatch::{Finish, Shared, TaskSlot};
+use crate::dispatch::{Finish, Shared, SlotRef};
 use crate::error::TaskError;
 use crate::handle::{AsyncResult, MapResult, TaskRef, chunk_outcome};
 use crate::primitives::lock;
@@ -34,7 +34,7 @@ struct State<R> {
     failed: bool,
     /// To be cancelled then.
     tasks: Vec<TaskRef>,
-    slot: Arc<TaskSlot>,
+    slot: SlotRef,
 }
 
 impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
@@ -52,7 +52,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
             fail_fast,
             failed: false,
             tasks: Vec::new(),
-            slot: Arc::new(TaskSlot::new()),
+            slot: shared.lone_slot(),
         };
         Gathering { shared, state: Arc::new(Mutex::new(state)) }
     }
@@ -93,13 +93,13 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
             let mut state = lock(&self.state);
             state.complete = true;
             state.tasks.clone_from(&tasks);
-            (Arc::clone(&state.slot), state.items, state.unneeded())
+            (state.slot.clone(), state.items, state.unneeded())
         };
         cancel(&unneeded);
         let state = Arc::clone(&self.state);
         // on the callback thread also if there are no chunks, or all have come already
         self.shared.courier.send(move || State::finish_if_whole(lock(&state)));
-        let whole = TaskRef::new(Arc::clone(&self.shared), slot, None);
+        let whole = TaskRef::new(slot);
         let whole = AsyncResult::new(whole, chunk::decode::<R>);
         MapResult::gathered(whole, items, tasks, chunk::decode_onto::<R>)
     }
@@ -125,7 +125,7 @@ impl<R: Send + 'static> State<R> {
         }
         let Some(callbacks) = state.callbacks.take() else { return };
         let chunks = std::mem::take(&mut state.chunks);
-        let (slot, fail_fast) = (Arc::clone(&state.slot), state.fail_fast);
+        let (slot, fail_fast) = (state.slot.clone(), state.fail_fast);
         drop(state);
         let whole = Chunk::concat(chunks.into_values());
         let error = if fail_fast { whole.cause() } else { whole.first_error() };

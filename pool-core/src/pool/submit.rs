@@ -11,7 +11,7 @@ use super::Pool;
 use super::options::Options;
 use crate::attach::{self, Attachments};
 use crate::codec::{self, Lent, Unencodable};
-use crate::dispatch::{Body, Extras, Finish, Payload, Request, Shared, TaskSlot, Workers, ns};
+use crate::dispatch::{Extras, Finish, Payload, Request, Shared, Workers, ns};
 use crate::error::{Oversize, SubmitError, TaskError};
 use crate::handle::TaskRef;
 use crate::limits::INLINE_BYTES;
@@ -188,11 +188,11 @@ impl Pool {
             soft_timeout: options.soft_timeout,
             finish,
         };
-        let extras = extras.unless_empty();
         Request {
             callee: function.callee,
             name: function.name,
-            body: Body::new(payload, extras),
+            payload,
+            extras: extras.unless_empty(),
             items: u32::try_from(items).unwrap_or(u32::MAX),
             priority: options.priority,
             retries: options.retries.unwrap_or(settings.retries),
@@ -207,12 +207,8 @@ impl Pool {
         request: Request,
         may_wait: MayWait,
     ) -> Result<TaskRef, NoTask> {
-        let slot: Arc<TaskSlot> = Arc::clone(request.body.slot());
-        if !request.body.attachments().is_empty() {
-            slot.keep(request.body.attachments().clone());
-        }
         match self.shared.submit(request, may_wait == MayWait::Yes) {
-            Ok(Some(key)) => Ok(TaskRef::new(Arc::clone(&self.shared), slot, Some(key))),
+            Ok(Some(slot)) => Ok(TaskRef::new(slot)),
             Ok(None) => Err(NoTask::Full),
             Err(error) => Err(NoTask::Refused(error)),
         }
@@ -228,9 +224,9 @@ impl Pool {
         if let Err(error) = self.shared.check_open() {
             return Err(Unsubmitted::Refused(error, args));
         }
-        let slot: Arc<TaskSlot> = Arc::new(TaskSlot::new());
-        self.shared.settle(Arc::clone(&slot), outcome, finish);
-        Ok(TaskRef::new(Arc::clone(&self.shared), slot, None))
+        let slot = self.shared.lone_slot();
+        self.shared.settle(slot.clone(), outcome, finish);
+        Ok(TaskRef::new(slot))
     }
 
     fn check_options(&self, options: &Options) -> Result<(), SubmitError> {

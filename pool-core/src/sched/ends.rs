@@ -1,6 +1,6 @@
 //! What happens when a task ends, by a reply or otherwise, and when a worker does.
 
-use super::{Action, Phase, Reply, Scheduler, Taken, TaskState, Verdict, Why, WorkerPhase};
+use super::{Action, Phase, Reply, Scheduler, Taken, Task, TaskState, Verdict, Why, WorkerPhase};
 use crate::error::ExitCause;
 use crate::ids::{Lease, TaskKey, WorkerKey};
 
@@ -25,7 +25,7 @@ impl Scheduler {
         // a worker that lies about the time only makes its own batches larger or smaller
         self.functions[task.function as usize].observe(elapsed_ns);
         self.count_settled();
-        Reply::Settles(held.task)
+        Reply::Settles { task: held.task, function: task.function }
     }
 
     pub(super) fn on_taken_back(
@@ -71,7 +71,7 @@ impl Scheduler {
             return;
         };
         let task = held.task;
-        if verdict == Verdict::TimedOut && self.tasks[task.index()].retries > 0 {
+        if verdict == Verdict::TimedOut && self.tasks[task.index()].retries() > 0 {
             // tried again when the worker is gone
             held.expired = true;
             self.condemn(key, out);
@@ -143,20 +143,19 @@ impl Scheduler {
         let task = &mut self.tasks[key.index()];
         task.rare().crashes += u32::from(!expired);
         let crashes = task.rare().crashes;
-        if task.retries == 0 {
+        if task.retries() == 0 {
             self.settle(key, Verdict::Lost(worker), out);
         } else if crashes >= self.config.crash_limit {
             self.settle(key, Verdict::Quarantined(crashes), out);
         } else {
-            task.retries -= 1;
-            task.rare().retried += 1;
+            task.retry();
             self.counts.retried += 1;
             out.push(Action::Retried { task: key });
             match task.rare().pause_ns() {
                 0 => self.requeue(key),
                 pause => {
                     let due = now.saturating_add(pause);
-                    task.state = TaskState::Delayed;
+                    task.set_state(TaskState::Delayed);
                     task.rare().due = due;
                     self.delayed.insert((due, key));
                 }
@@ -165,13 +164,15 @@ impl Scheduler {
     }
 
     pub(super) fn on_cancel(&mut self, key: TaskKey, why: Why, out: &mut Vec<Action>) {
-        let Some(state) = self.tasks.get(key.index()).map(|task| task.state) else { return };
+        let Some(state) = self.tasks.get(key.index()).map(Task::state) else { return };
         match state {
             TaskState::Dropped => {}
             TaskState::Queued => {
-                self.tasks[key.index()].state = TaskState::Dropped;
+                let task = &mut self.tasks[key.index()];
+                task.set_state(TaskState::Dropped);
+                let function = task.function;
                 self.dropped += 1;
-                self.settled(key, Verdict::Cancelled, out);
+                self.settled(key, function, Verdict::Cancelled, out);
                 self.sweep_queue();
             }
             TaskState::Delayed => {

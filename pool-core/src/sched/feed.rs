@@ -73,7 +73,7 @@ impl Scheduler {
                 break;
             }
             self.queue.pop_front();
-            self.tasks[task.index()].state = TaskState::Leased(key);
+            self.tasks[task.index()].set_state(TaskState::Leased(key));
             let worker = &mut self.workers[key.index()];
             let lease = worker.hold(task, expected, big, items);
             out.push(Action::Lease { worker: key, task, lease });
@@ -90,7 +90,7 @@ impl Scheduler {
     #[inline]
     fn next_queued(&mut self) -> Option<TaskKey> {
         while let Some(task) = self.queue.front() {
-            if self.tasks[task.index()].state != TaskState::Dropped {
+            if self.tasks[task.index()].state() != TaskState::Dropped {
                 return Some(task);
             }
             self.tasks.remove(task.index());

@@ -94,14 +94,14 @@ pub(crate) enum Action {
     /// The task waits to be started again: to be told to observers.
     Retried { task: TaskKey },
     /// Tell the task's handle, unless a [reply](Reply::Settles) has: exactly once per task.
-    Settle { task: TaskKey, verdict: Verdict },
+    Settle { task: TaskKey, function: u32, verdict: Verdict },
 }
 
 /// What a reply means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     /// The end of this task, whose handle is to be told.
-    Settles(TaskKey),
+    Settles { task: TaskKey, function: u32 },
     /// The end of a task whose handle was told before.
     Late,
     /// Nobody gave the worker this task.
@@ -378,7 +378,7 @@ impl Scheduler {
         }
         let tasks = &mut self.tasks;
         self.queue.retain(|key| {
-            let stays = tasks[key.index()].state != TaskState::Dropped;
+            let stays = tasks[key.index()].state() != TaskState::Dropped;
             if !stays {
                 tasks.remove(key.index());
             }
@@ -389,19 +389,19 @@ impl Scheduler {
 
     fn requeue(&mut self, key: TaskKey) {
         let task = &mut self.tasks[key.index()];
-        task.state = TaskState::Queued;
+        task.set_state(TaskState::Queued);
         self.queue.push_front(task.priority(), key);
     }
 
     /// Settles a task that is not in the queue, and forgets it.
     fn settle(&mut self, key: TaskKey, verdict: Verdict, out: &mut Vec<Action>) {
-        self.tasks.remove(key.index());
-        self.settled(key, verdict, out);
+        let Task { function, .. } = self.tasks.remove(key.index());
+        self.settled(key, function, verdict, out);
     }
 
-    fn settled(&mut self, task: TaskKey, verdict: Verdict, out: &mut Vec<Action>) {
+    fn settled(&mut self, task: TaskKey, function: u32, verdict: Verdict, out: &mut Vec<Action>) {
         self.count_settled();
-        out.push(Action::Settle { task, verdict });
+        out.push(Action::Settle { task, function, verdict });
     }
 
     fn count_settled(&mut self) {

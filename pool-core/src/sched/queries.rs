@@ -38,7 +38,7 @@ impl Scheduler {
     }
 
     pub(crate) fn queued(&self) -> usize {
-        let waits = |key: &TaskKey| self.tasks[key.index()].state == TaskState::Queued;
+        let waits = |key: &TaskKey| self.tasks[key.index()].state() == TaskState::Queued;
         self.queue.iter().filter(waits).count() + self.delayed.len()
     }
 
@@ -63,7 +63,7 @@ impl Scheduler {
 
     /// Where a task is and what it is called there, if a worker has it.
     pub(crate) fn lease_of(&self, task: TaskKey) -> Option<(WorkerKey, Lease)> {
-        match self.tasks.get(task.index())?.state {
+        match self.tasks.get(task.index())?.state() {
             TaskState::Leased(worker) => {
                 let held = self.workers[worker.index()].leases.iter().find(|h| h.task == task)?;
                 Some((worker, held.lease))
@@ -91,6 +91,12 @@ impl Scheduler {
     pub(crate) fn expected(&self, task: TaskKey) -> Option<u64> {
         let function = self.tasks.get(task.index())?.function;
         self.functions.get(function as usize).map(|stats| stats.expected_ns())
+    }
+
+    /// The number of its function.
+    #[inline]
+    pub(crate) fn function(&self, task: TaskKey) -> Option<u32> {
+        self.tasks.get(task.index()).map(|task| task.function)
     }
 
     /// Whether any worker is ready now.

@@ -172,7 +172,7 @@ impl Sim {
                     self.processes.get_mut(&worker).expect("a process").killed = true;
                 }
                 Action::Retried { task } => assert!(self.by_key.contains_key(&task)),
-                Action::Settle { task, verdict } => self.settle(task, Err(verdict)),
+                Action::Settle { task, verdict, .. } => self.settle(task, Err(verdict)),
             }
         }
         self.check();
@@ -299,7 +299,8 @@ impl Sim {
         } else {
             let lease = *lease;
             process.tasks.pop_front();
-            if let Reply::Settles(task) = self.sched.reply(key, lease, elapsed_ns, self.now) {
+            if let Reply::Settles { task, .. } = self.sched.reply(key, lease, elapsed_ns, self.now)
+            {
                 self.settle(task, Ok(()));
             }
             self.event(Event::RepliesRead { worker: key });
@@ -339,7 +340,7 @@ impl Sim {
         for (key, task) in &sched.tasks {
             let key = TaskKey(key as u32);
             let queued = sched.queue.iter().filter(|&queued| queued == key).count();
-            match task.state {
+            match task.state() {
                 TaskState::Queued | TaskState::Dropped => assert_eq!(queued, 1),
                 TaskState::Delayed => {
                     assert!(queued == 0 && sched.delayed.contains(&(task.due(), key)));
@@ -348,7 +349,7 @@ impl Sim {
                     assert_eq!((queued, leased.get(&key)), (0, Some(&worker)));
                 }
             }
-            live += usize::from(task.state != TaskState::Dropped);
+            live += usize::from(task.state() != TaskState::Dropped);
         }
         assert_eq!(live, sched.unfinished);
         let occupied = sched.seats.iter().filter(|seat| seat.worker.is_some()).count();

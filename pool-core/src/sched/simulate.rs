@@ -179,7 +179,7 @@ impl World {
                     process.is_dead |= process.is_there;
                 }
                 Action::Retried { task } => assert!(self.by_key.contains_key(&task)),
-                Action::Settle { task, verdict } => self.settle(task, Err(verdict)),
+                Action::Settle { task, verdict, .. } => self.settle(task, Err(verdict)),
             }
         }
     }
@@ -321,7 +321,8 @@ impl World {
                 Said::Ready => self.event(Event::Ready { worker: key }),
                 Said::Reply(lease, elapsed_ns) => {
                     assert!(self.sched.holds(key, lease), "an honest reply is refused");
-                    if let Reply::Settles(task) = self.sched.reply(key, lease, elapsed_ns, self.now)
+                    if let Reply::Settles { task, .. } =
+                        self.sched.reply(key, lease, elapsed_ns, self.now)
                     {
                         self.settle(task, Ok(()));
                     }

@@ -52,7 +52,7 @@ impl Scheduler {
         self.queue.clear();
         self.delayed.clear();
         self.dropped = 0;
-        let tasks: Vec<_> = self.tasks.iter().map(|(key, task)| (key, task.state)).collect();
+        let tasks: Vec<_> = self.tasks.iter().map(|(key, task)| (key, task.state())).collect();
         for (key, state) in tasks {
             let key = TaskKey(key as u32);
             if state == TaskState::Dropped {

@@ -38,13 +38,30 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) function: u32,
-    /// 4 GiB and more are the same.
-    size: u32,
     pub(super) items: u32,
-    /// How many more times it may be started.
-    pub(super) retries: u32,
-    pub(super) state: TaskState,
+    /// Who has it, if it is leased.
+    worker: WorkerKey,
+    /// In units, rounded up; what has more than so many is big.
+    size: u16,
+    /// Further ones are rare.
+    retries: u8,
+    place: Place,
     rare: Option<Box<Rare>>,
+}
+
+/// Bytes in which sizes are counted.
+const UNIT: u64 = 4;
+
+// what is large is told from what is not
+const _: () = assert!((INLINE_BYTES as u64) < u16::MAX as u64 * UNIT);
+
+/// [`TaskState`] without the worker.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Queued,
+    Leased,
+    Delayed,
+    Dropped,
 }
 
 /// What few tasks have.
@@ -52,8 +69,10 @@ pub(super) struct Task {
 pub(super) struct Rare {
     priority: i32,
     backoff_ns: u64,
+    /// Beyond those that the task itself counts.
+    retries: u32,
     /// How many times it has been started again.
-    pub(super) retried: u32,
+    retried: u32,
     /// How many workers have died of it.
     pub(super) crashes: u32,
     /// When it is tried again, of one that is [`TaskState::Delayed`].
@@ -74,26 +93,68 @@ impl Task {
     #[inline]
     pub(super) fn new(spec: Spec) -> Task {
         let Spec { function, size, items, retries, priority, backoff_ns } = spec;
-        let rare = || Box::new(Rare { priority, backoff_ns, ..Rare::default() });
+        let few = u8::try_from(retries).unwrap_or(u8::MAX);
+        let more = retries - u32::from(few);
+        let rare = || Box::new(Rare { priority, backoff_ns, retries: more, ..Rare::default() });
         Task {
             function,
-            size: u32::try_from(size).unwrap_or(u32::MAX),
             items,
-            retries,
-            state: TaskState::Queued,
-            rare: (priority != 0 || backoff_ns != 0).then(rare),
+            worker: WorkerKey(0),
+            size: u16::try_from(size.div_ceil(UNIT)).unwrap_or(u16::MAX),
+            retries: few,
+            place: Place::Queued,
+            rare: (priority != 0 || backoff_ns != 0 || more != 0).then(rare),
         }
+    }
+
+    #[inline]
+    pub(super) fn state(&self) -> TaskState {
+        match self.place {
+            Place::Queued => TaskState::Queued,
+            Place::Leased => TaskState::Leased(self.worker),
+            Place::Delayed => TaskState::Delayed,
+            Place::Dropped => TaskState::Dropped,
+        }
+    }
+
+    #[inline]
+    pub(super) fn set_state(&mut self, state: TaskState) {
+        self.place = match state {
+            TaskState::Queued => Place::Queued,
+            TaskState::Leased(worker) => {
+                self.worker = worker;
+                Place::Leased
+            }
+            TaskState::Delayed => Place::Delayed,
+            TaskState::Dropped => Place::Dropped,
+        };
     }
 
     /// Too large for a message of tasks.
     #[inline]
     pub(super) fn is_big(&self) -> bool {
-        self.size as usize > INLINE_BYTES
+        self.size() > INLINE_BYTES as u64
     }
 
+    /// About so many bytes; of one that is big, any number that is.
     #[inline]
     pub(super) fn size(&self) -> u64 {
-        self.size.into()
+        u64::from(self.size) * UNIT
+    }
+
+    /// How many more times it may be started.
+    pub(super) fn retries(&self) -> u32 {
+        u32::from(self.retries) + self.rare.as_ref().map_or(0, |rare| rare.retries)
+    }
+
+    /// It is started again, as it may be.
+    pub(super) fn retry(&mut self) {
+        if self.retries > 0 {
+            self.retries -= 1;
+        } else {
+            self.rare().retries -= 1;
+        }
+        self.rare().retried += 1;
     }
 
     pub(super) fn priority(&self) -> i32 {
@@ -138,5 +199,40 @@ impl FunctionStats {
             None => elapsed,
             Some(average) => (average * 7 + elapsed) / 8,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: Spec =
+        Spec { function: 0, size: 0, items: 1, retries: 0, priority: 0, backoff_ns: 0 };
+
+    #[test]
+    fn what_a_task_costs_is_known() {
+        assert_eq!(size_of::<Option<Task>>(), 24, "as a slab has it");
+    }
+
+    #[test]
+    fn sizes_are_large_or_not() {
+        let task = |size| Task::new(Spec { size, ..SPEC });
+        for (size, big) in [(0, false), (INLINE_BYTES, false), (INLINE_BYTES + 1, true)] {
+            assert_eq!(task(size as u64).is_big(), big);
+        }
+        assert!(task(u64::MAX).is_big());
+        assert_eq!(task(9).size(), 12);
+    }
+
+    #[test]
+    fn retries_are_counted_however_many() {
+        for retries in [0, 1, 255, 256, 1000] {
+            let mut task = Task::new(Spec { retries, ..SPEC });
+            (0..retries).for_each(|_| task.retry());
+            assert_eq!(
+                (task.retries(), Task::new(Spec { retries, ..SPEC }).retries()),
+                (0, retries)
+            );
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! `unsafe` is allowed here and nowhere near the logic; each block argues for itself.
 #![expect(unsafe_code, reason = "system calls and mappings; see the SAFETY lines")]
 
+pub(crate) mod cache;
 pub(crate) mod capture;
 pub(crate) mod cgroup;
 pub(crate) mod clock;
