@@ -6,6 +6,8 @@ import dataclasses
 SIDES = {
     "pool-core": "pool-core",
     "pool-core-fork-server": "pool-core, fork server",
+    "pool-core-static": "pool-core, static",
+    "pool-core-static-fork-server": "pool-core, static, fork server",
     "shared": "pool-core, `SharedBytes`",
     "fork": "CPython Pool",
     "spawn": "CPython Pool, spawn",
@@ -22,6 +24,9 @@ SIDES = {
     "parallel": "GNU parallel",
 }
 
+# The same programs without libraries that are loaded when they start, and with as little code as there can be.
+STATIC = ("pool-core-static", "pool-core-static-fork-server")
+OURS = ("pool-core", "pool-core-fork-server", *STATIC)
 RUST_PEERS = ("procspawn", "rayon", "crossbeam")
 PYTHON_PEERS = ("loky", "mpire")
 COMMANDS = ("pool-cli", "xargs", "parallel")
@@ -68,18 +73,16 @@ MEASUREMENTS = {
     ),
     "payload": Measurement(all_of(("pool-core", "shared", *PYTHON, "procspawn"), LARGEST), "bytes, the largest", 64 << 10, 0.4),
     "start": Measurement(
-        all_of(("pool-core", "pool-core-fork-server", "fork", "spawn", "forkserver", "executor", "loky", "mpire", "procspawn", *THREADS), 10),
-        "workers", 4,
+        all_of((*OURS, "fork", "spawn", "forkserver", "executor", "loky", "mpire", "procspawn", *THREADS), 10), "workers", 4,
     ),
     "terminate": Measurement(
         all_of(("pool-core", "pool-core-fork-server", "fork", "spawn", "forkserver", "loky", "mpire", "procspawn"), 10), "workers", 4,
     ),
     "one_task_each": Measurement(
-        {**all_of(("pool-core", "pool-core-fork-server"), 1_500), "fork": 100, **all_of(("executor", "mpire"), 50)}, "tasks", 10, 0.7,
+        {**all_of(OURS, 1_500), "fork": 100, **all_of(("executor", "mpire"), 50)}, "tasks", 10, 0.7,
     ),
     "idle_memory": Measurement(
-        all_of(("pool-core", "pool-core-fork-server", "fork", "spawn", "forkserver", "executor", "loky", "mpire", "procspawn"), 10),
-        "workers", 4, 0.4,
+        all_of((*OURS, "fork", "spawn", "forkserver", "executor", "loky", "mpire", "procspawn"), 10), "workers", 4, 0.4,
     ),
     "outstanding": Measurement({"pool-core": 1_000_000, "fork": 200_000, "executor": 100_000}, "tasks", 10_000, 0.4),
     "mixed_2": Measurement(all_of(("pool-core", "bare", "fork", "procspawn", *THREADS), 3_000), "tasks", 300, 0.7),

@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import os
+import statistics
 import sys
 import time
 
@@ -344,11 +345,10 @@ def payload(side, largest):
             value = argument(count)
             call = lambda: pool.get(pool.submit(function, value))
             call()
-            taken, calls = 0.0, 0
-            while calls < 3 or taken < 0.1:
-                taken += timed(call)
-                calls += 1
-            figures[f"{prefix}{count}"] = calls * count / taken / 1e9
+            times = []
+            while len(times) < 5 or sum(times) < 0.1:
+                times.append(timed(call))
+            figures[f"{prefix}{count}"] = count / statistics.median(times) / 1e9
     return figures
 
 

@@ -4,7 +4,7 @@ import math
 import statistics
 
 import plot
-from measurements import COMMANDS, MEASUREMENTS, ROWS, SIDES, WORKER_COUNTS
+from measurements import COMMANDS, MEASUREMENTS, ROWS, SIDES, STATIC, WORKER_COUNTS
 from sides import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -164,6 +164,7 @@ def targets(figures):
 
     python, cli = "fork", "pool-cli"
     fork_server = "pool-core-fork-server"
+    static, static_fork_server = STATIC
     # pools that hand out one task at a time; "bare" is a computed ideal and no pool
     unbatched = [value for value in (get(side, "mixed_8", "p99_us") for side in ("procspawn", "crossbeam", python)) if value]
     eff = {x: get("pool-core", "efficiency_apply", f"eff_{x}") for x in GRAINS_NS}
@@ -184,10 +185,13 @@ def targets(figures):
         ("64 MiB in, its length out, GB/s", "5", get("pool-core", "payload", "in_67108864"), 5, "more", 1),
         ("10 workers up and first results, fork server, ms", "5", get(fork_server, "start", "ms"), 5, "less", 1),
         ("one worker per task, fork server, tasks/s", "3,000", get(fork_server, "one_task_each"), 3000, "more", 0),
+        ("the same, of a program that is linked statically", "3,000", get(static_fork_server, "one_task_each"), 3000, "more", 0),
         ("terminate 10 busy workers, ms", "3", get("pool-core", "terminate", "ms"), 3, "less", 1),
         ("the same, fork server", "3", get(fork_server, "terminate", "ms"), 3, "less", 1),
         ("idle worker, PSS, KiB", "300", get("pool-core", "idle_memory", "kib"), 300, "less", 0),
         ("the same, fork server", "100", get(fork_server, "idle_memory", "kib"), 100, "less", 0),
+        ("idle worker of a program that is linked statically, PSS, KiB", "300", get(static, "idle_memory", "kib"), 300, "less", 0),
+        ("the same, fork server", "100", get(static_fork_server, "idle_memory", "kib"), 100, "less", 0),
         ("10^6 tasks outstanding, bytes each in the parent", "150", get("pool-core", "outstanding", "bytes"), 150, "less", 0),
         ("`/bin/true`, 2 and 10 at a time, the worse of both, times xargs", "1", min((x for n, x in xargs.items() if n.startswith("true") and x), default=None), 1, "more", 2),
         ("`sh -c`, 2 and 10 at a time, the worse of both, times xargs", "1", min((x for n, x in xargs.items() if n.startswith("sh") and x), default=None), 1, "more", 2),

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from measurements import COMMANDS, LONG, PYTHON_PEERS, RUST_PEERS
+from measurements import COMMANDS, LONG, PYTHON_PEERS, RUST_PEERS, STATIC
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -21,14 +21,20 @@ REQUIREMENTS = HERE / "requirements.txt"
 # Measurements that need no pool, under their names in the program.
 BARE = {"map": "plain_map", "efficiency_apply": "efficiency_bare", "mixed_2": "mixed_2_ideal", "mixed_8": "mixed_8_ideal"}
 
-# How the program that measures nothing but the memory of idle workers is told of these sides.
-IDLE = {"pool-core": "spawn", "pool-core-fork-server": "fork-server"}
+# What our programs are built with, and what else if they are to be linked statically.
+BENCHES = ("bench", "--quiet", "-p", "pool-core", "--bench", "pool", "--bench", "idle", "--no-run")
+STATIC_SETTINGS = {
+    "RUSTFLAGS": "-C target-feature=+crt-static -C relocation-model=static",
+    "CARGO_PROFILE_BENCH_LTO": "fat",
+    "CARGO_PROFILE_BENCH_CODEGEN_UNITS": "1",
+}
 
 
-def cargo(*arguments, folder=ROOT):
+def cargo(*arguments, folder=ROOT, settings=None):
     """Runs cargo and gives the executables that it has built, by name."""
     command = ["cargo", *arguments, "--message-format=json-render-diagnostics"]
-    output = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+    environment = dict(os.environ, **(settings or {}))
+    output = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     found = {}
     for line in output.splitlines():
         message = json.loads(line)
@@ -49,12 +55,13 @@ class Sides:
     def __init__(self, wanted):
         self.missing = {}
         target = target_directory()
-        built = cargo("bench", "--quiet", "-p", "pool-core", "--bench", "pool", "--bench", "idle", "--no-run")
-        self.pool, self.idle = built["pool"], built["idle"]
+        self.ours = {"pool-core": cargo(*BENCHES)}
         self.python = sys.executable
         self.environment = dict(os.environ, RUST_BACKTRACE="0", PYTHONDONTWRITEBYTECODE="1")
         if "pool-cli" in wanted:
             self.environment["POOL_CLI"] = cargo("build", "--quiet", "--release", "-p", "pool-cli")["pool-cli"]
+        if wanted & set(STATIC):
+            self.add_static()
         if wanted & set(RUST_PEERS):
             self.add_rust_peers(target / "peers")
         if wanted & set(PYTHON_PEERS):
@@ -65,6 +72,15 @@ class Sides:
         # some peers take several descriptors for each task
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    def add_static(self):
+        # for a named target, settings do not concern programs that run while others are built
+        version = subprocess.run(["rustc", "--version", "--verbose"], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+        host = next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
+        try:
+            self.ours["pool-core-static"] = cargo(*BENCHES, "--target", host, settings=STATIC_SETTINGS)
+        except subprocess.CalledProcessError:
+            self.missing |= dict.fromkeys(STATIC, "it can't be linked statically here")
 
     def add_rust_peers(self, target):
         build = ["build", "--quiet", "--release", "--locked", "--target-dir", str(target)]
@@ -89,16 +105,15 @@ class Sides:
 
     def command(self, side, measurement, size):
         name = "workers" if measurement.startswith("workers_") else measurement
-        if name == "idle_memory" and side in IDLE:
-            return [self.idle, IDLE[side], size]
-        if side == "pool-core":
-            return [self.pool, name, size]
-        if side == "pool-core-fork-server":
-            return [self.pool, f"{name}_fork_server", size]
+        program, forked = side.removesuffix("-fork-server"), side.endswith("-fork-server")
+        if program in self.ours:
+            if name == "idle_memory":
+                return [self.ours[program]["idle"], "fork-server" if forked else "spawn", size]
+            return [self.ours[program]["pool"], f"{name}_fork_server" if forked else name, size]
         if side == "shared":
-            return [self.pool, "payload_shared", size]
+            return [self.ours["pool-core"]["pool"], "payload_shared", size]
         if side == "bare":
-            return [self.pool, BARE[name], size]
+            return [self.ours["pool-core"]["pool"], BARE[name], size]
         if side in RUST_PEERS:
             return [self.rust_peers, side, name, size]
         if side in COMMANDS:

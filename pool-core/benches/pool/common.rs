@@ -143,7 +143,7 @@ pub(crate) fn efficiency(
     Ok(figures)
 }
 
-/// Bandwidth, in GB/s, of calls that carry so many bytes and tell how long they took: for each size as many calls as fit into a short time, at least three.
+/// Bandwidth, in GB/s, of calls that carry so many bytes and tell how long they took: by the median of as many calls of each size as fit into a short time, at least five.
 pub(crate) fn bandwidth(
     prefix: &str,
     figures: &mut Figures,
@@ -153,12 +153,11 @@ pub(crate) fn bandwidth(
     const TIME: Duration = Duration::from_millis(100);
     for bytes in PAYLOADS.into_iter().filter(|&bytes| bytes <= largest) {
         (0..2).try_for_each(|_| call(bytes).map(drop))?;
-        let (mut taken, mut calls) = (Duration::ZERO, 0);
-        while calls < 3 || taken < TIME {
-            taken += call(bytes)?;
-            calls += 1;
+        let mut times = Vec::new();
+        while times.len() < 5 || times.iter().sum::<Duration>() < TIME {
+            times.push(call(bytes)?);
         }
-        let bandwidth = (calls * bytes) as f64 / taken.as_secs_f64() / 1e9;
+        let bandwidth = bytes as f64 / median(times)?.as_secs_f64() / 1e9;
         figures.add(format!("{prefix}{bytes}"), bandwidth);
     }
     Ok(())
