@@ -50,6 +50,11 @@ impl Core {
         }
     }
 
+    /// Whether a task is worth a look: by what was observed of its function.
+    pub(crate) fn is_quick(&self, key: TaskKey) -> bool {
+        self.sched.expected(key).is_some_and(|expected_ns| expected_ns <= SOON_NS)
+    }
+
     /// Replies of the worker that has this task ring no bell from now on, if it is worth while to look for them.
     fn begin_to_look(
         &mut self,
@@ -68,7 +73,7 @@ impl Core {
         }
         // with all of them busy, looking takes from the workers what it gains here
         let spare = self.sched.busy() < cpus.max(2);
-        if !spare || self.sched.expected(key)? > SOON_NS {
+        if !spare || !self.is_quick(key) {
             return None;
         }
         let link = self.process_mut(worker)?;

@@ -93,6 +93,11 @@ impl TaskRef {
         }
     }
 
+    /// Whether it will be ready soon, once it has begun: by what was observed of its function.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.0.pool().is_some_and(|(pool, key)| pool.lock().is_quick(key))
+    }
+
     pub(crate) fn cancel(&self) -> bool {
         !self.0.is_settled() && self.0.pool().is_some_and(|(pool, key)| pool.cancel(key, &self.0))
     }

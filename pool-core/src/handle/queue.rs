@@ -75,6 +75,11 @@ impl CompletionQueue {
         token
     }
 
+    /// The next token, if there is one.
+    pub(crate) fn try_pop(&self) -> Option<u64> {
+        unpoisoned(self.0.ready.lock()).tokens.pop_front()
+    }
+
     /// Waits for the next token; `None` at the deadline.
     pub(crate) fn pop(&self, deadline: Option<Instant>) -> Option<u64> {
         let mut ready = unpoisoned(self.0.ready.lock());

@@ -1,6 +1,6 @@
 //! Lazy maps: iterators that read their input only a bounded window ahead of their consumer.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZero;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::Pool;
 use super::options::Options;
 use super::submit::Function;
 use crate::error::{SubmitError, TaskError};
-use crate::handle::{AsyncResult, CompletionQueue, chunk_outcome, deadline};
+use crate::handle::{AsyncResult, chunk_outcome, deadline};
 use crate::limits::IMAP_AHEAD_PER_WORKER;
 use crate::task::callee::Callee;
 use crate::task::chunk::{self, Chunk};
@@ -44,27 +44,12 @@ impl Pool {
     {
         self.task::<F, Kind>(function).imap(items)
     }
-
-    /// Like [`imap`](Pool::imap), in the order in which results become ready.
-    pub fn imap_unordered<F, A, Kind, I>(
-        &self,
-        function: F,
-        items: I,
-    ) -> ImapUnordered<'_, F::Output, I::IntoIter>
-    where
-        F: TaskFn<(A,), Kind>,
-        A: Serialize + DeserializeOwned + Send + 'static,
-        I: IntoIterator<Item = A>,
-        Kind: 'static,
-    {
-        self.task::<F, Kind>(function).imap_unordered(items)
-    }
 }
 
-type ChunkHandle<R> = AsyncResult<Chunk<R>>;
+pub(super) type ChunkHandle<R> = AsyncResult<Chunk<R>>;
 
 /// The input side of both: reads and submits, never more than the window.
-struct Feeder<'pool, R, I: Iterator> {
+pub(super) struct Feeder<'pool, R, I: Iterator> {
     pool: &'pool Pool,
     items: I,
     exhausted: bool,
@@ -73,10 +58,10 @@ struct Feeder<'pool, R, I: Iterator> {
     chunk_size: usize,
     window: usize,
     /// Items submitted, or given out but not consumed.
-    ahead: usize,
+    pub(super) ahead: usize,
     submit: SubmitChunk<R, I>,
     /// Outcomes that arrived and were not consumed.
-    ready: VecDeque<Result<R, TaskError>>,
+    pub(super) ready: VecDeque<Result<R, TaskError>>,
     /// Why the pool took no more.
     refused: Option<TaskError>,
 }
@@ -90,7 +75,7 @@ type SubmitChunk<R, I> = fn(
 ) -> Option<Result<(ChunkHandle<R>, usize), SubmitError>>;
 
 impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
-    fn new<F, A, Kind>(pool: &'pool Pool, items: I, options: Options) -> Self
+    pub(super) fn new<F, A, Kind>(pool: &'pool Pool, items: I, options: Options) -> Self
     where
         F: TaskFn<(A,), Kind, Output = R>,
         A: Serialize + DeserializeOwned + Send + 'static,
@@ -122,7 +107,7 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
     }
 
     /// The next task, if the window, the input and the pool allow one.
-    fn next_task(&mut self) -> Option<(ChunkHandle<R>, usize)> {
+    pub(super) fn next_task(&mut self) -> Option<(ChunkHandle<R>, usize)> {
         if self.exhausted || self.ahead + self.chunk_size > self.window {
             return None;
         }
@@ -140,12 +125,12 @@ impl<'pool, R, I: Iterator> Feeder<'pool, R, I> {
     }
 
     /// Takes the outcomes of a task in; waits for it.
-    fn arrived(&mut self, (task, items): (ChunkHandle<R>, usize)) {
+    pub(super) fn arrived(&mut self, (task, items): (ChunkHandle<R>, usize)) {
         self.ready.extend(chunk_outcome(task.get(), items).into_outcomes());
     }
 
     /// The next outcome to be consumed; the last one is that the pool took no more.
-    fn consume(&mut self) -> Option<Result<R, TaskError>> {
+    pub(super) fn consume(&mut self) -> Option<Result<R, TaskError>> {
         match self.ready.pop_front() {
             Some(result) => {
                 self.ahead -= 1;
@@ -233,70 +218,5 @@ impl<R, I: Iterator> Iterator for Imap<'_, R, I> {
 impl<R, I: Iterator> fmt::Debug for Imap<'_, R, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Imap").field("ahead", &self.feeder.ahead).finish_non_exhaustive()
-    }
-}
-
-/// The iterator of [`Pool::imap_unordered`].
-#[must_use = "iterators do nothing until they are asked for items"]
-pub struct ImapUnordered<'pool, R, I: Iterator> {
-    feeder: Feeder<'pool, R, I>,
-    tasks: HashMap<u64, (ChunkHandle<R>, usize)>,
-    next_token: u64,
-    completed: CompletionQueue,
-}
-
-impl<'pool, R, I: Iterator> ImapUnordered<'pool, R, I> {
-    pub(super) fn new<F, A, Kind>(pool: &'pool Pool, items: I, options: Options) -> Self
-    where
-        F: TaskFn<(A,), Kind, Output = R>,
-        A: Serialize + DeserializeOwned + Send + 'static,
-        R: DeserializeOwned + 'static,
-        I: Iterator<Item = A>,
-        Kind: 'static,
-    {
-        ImapUnordered {
-            feeder: Feeder::new::<F, A, Kind>(pool, items, options),
-            tasks: HashMap::new(),
-            next_token: 0,
-            completed: CompletionQueue::new(),
-        }
-    }
-}
-
-impl<R, I: Iterator> ImapUnordered<'_, R, I> {
-    /// Like `next`, for at most `timeout`: then it gives [`TaskError::NotReady`], and the next call goes on where this one has ended. The limit is that of waiting for a result:
-    /// reading the input, and waiting for room if others have filled the pool, take their own time.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Result<R, TaskError>> {
-        self.next_until(Some(deadline(timeout))).unwrap_or(Some(Err(TaskError::NotReady(timeout))))
-    }
-
-    /// `None` at the deadline.
-    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Option<Result<R, TaskError>>> {
-        while let Some(task) = self.feeder.next_task() {
-            self.completed.watch(self.next_token, task.0.task());
-            self.tasks.insert(self.next_token, task);
-            self.next_token += 1;
-        }
-        if self.feeder.ready.is_empty() && !self.tasks.is_empty() {
-            let token = self.completed.pop(deadline)?;
-            if let Some(task) = self.tasks.remove(&token) {
-                self.feeder.arrived(task);
-            }
-        }
-        Some(self.feeder.consume())
-    }
-}
-
-impl<R, I: Iterator> Iterator for ImapUnordered<'_, R, I> {
-    type Item = Result<R, TaskError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.next_until(None)?
-    }
-}
-
-impl<R, I: Iterator> fmt::Debug for ImapUnordered<'_, R, I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ImapUnordered").field("ahead", &self.feeder.ahead).finish_non_exhaustive()
     }
 }

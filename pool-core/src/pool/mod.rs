@@ -9,6 +9,7 @@ mod confine;
 mod gather;
 mod hooks;
 mod imap;
+mod imap_unordered;
 mod info;
 mod map;
 mod options;
@@ -23,7 +24,8 @@ use std::time::Duration;
 pub use builder::PoolBuilder;
 pub use call::Call;
 pub use callbacks::{Callback, OnSuccess};
-pub use imap::{Imap, ImapUnordered};
+pub use imap::Imap;
+pub use imap_unordered::ImapUnordered;
 pub use info::{Stats, WorkerInfo, WorkerState};
 
 use crate::backend::process::spawner::StartMethod;

@@ -108,14 +108,20 @@ fn c1_13_imap_unordered_does_not_wait_for_a_slow_item(backend: Backend) {
         }
         x
     };
-    let items = (0..10).map(|x| (gate.path(), x));
-    let mut results = pool.imap_unordered(task, items);
-    let mut first: Vec<_> = results.by_ref().take(9).map(Result::unwrap).collect();
-    first.sort_unstable();
-    assert_eq!(first, (1..10).collect::<Vec<_>>());
-    gate.let_pass(1);
-    assert_eq!(results.next(), Some(Ok(0)));
-    assert_eq!(results.next(), None);
+    // at first nothing is known of the function; then it is known to be quick, and its tasks are many
+    for count in [10, 1_000] {
+        let items = (0..count).map(|x| (gate.path(), (x + count / 2) % count));
+        let mut results = pool.imap_unordered(task, items);
+        let others = results.by_ref().take(count as usize - 1);
+        let mut others: Vec<_> = others.map(Result::unwrap).collect();
+        others.sort_unstable();
+        assert_eq!(others, (1..count).collect::<Vec<_>>());
+        gate.let_pass(1);
+        assert_eq!(results.next(), Some(Ok(0)));
+        assert_eq!(results.next(), None);
+        let quick = pool.task(task).chunk_size(1).map((1..500).map(|x| (gate.path(), x)));
+        assert_eq!(quick.unwrap().len(), 499);
+    }
 }
 
 fn c1_14_imap_reads_at_most_its_window_ahead_of_an_endless_input(backend: Backend) {
