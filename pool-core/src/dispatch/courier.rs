@@ -22,7 +22,10 @@ pub(crate) struct Courier {
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
-    changed: Condvar,
+    /// There is an errand, or there will be none any more.
+    filled: Condvar,
+    /// An errand has been run.
+    run: Condvar,
 }
 
 #[derive(Default)]
@@ -30,6 +33,9 @@ struct State {
     errands: VecDeque<Errand>,
     thread: Option<ThreadId>,
     is_running_one: bool,
+    /// The thread sleeps, and so many others wait: each call of a condition variable is one of the system, also if nobody is there.
+    is_asleep: bool,
+    waiters: usize,
     /// How many are on their way here.
     expected: usize,
     closed: bool,
@@ -60,7 +66,12 @@ impl Courier {
     fn put(&self, state: &mut State, errand: Errand) {
         state.errands.push_back(errand);
         self.start_thread(state);
-        self.queue.changed.notify_all();
+        if state.is_asleep {
+            self.queue.filled.notify_one();
+        } else if state.thread.is_none() && state.waiters > 0 {
+            // there is no thread to be had: who waits does it
+            self.queue.run.notify_all();
+        }
     }
 
     /// If there is no thread to be had, errands wait until the next one comes, or somebody waits for them.
@@ -92,16 +103,16 @@ impl Courier {
                 state = lock(&self.queue.state);
                 continue;
             }
-            state = match deadline {
-                None => unpoisoned(self.queue.changed.wait(state)),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    unpoisoned(self.queue.changed.wait_timeout(state, left)).0
-                }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            state.waiters += 1;
+            state = match left {
+                None => unpoisoned(self.queue.run.wait(state)),
+                Some(left) => unpoisoned(self.queue.run.wait_timeout(state, left)).0,
             };
+            state.waiters -= 1;
         }
         true
     }
@@ -110,7 +121,7 @@ impl Courier {
 impl Drop for Courier {
     fn drop(&mut self) {
         lock(&self.queue.state).closed = true;
-        self.queue.changed.notify_all();
+        self.queue.filled.notify_one();
     }
 }
 
@@ -124,12 +135,16 @@ impl Queue {
                 run(errand);
                 state = lock(&self.state);
                 state.is_running_one = false;
-                self.changed.notify_all();
+                if state.waiters > 0 {
+                    self.run.notify_all();
+                }
             } else if state.closed {
                 break;
             } else {
-                let waited = unpoisoned(self.changed.wait_timeout(state, LINGER));
+                state.is_asleep = true;
+                let waited = unpoisoned(self.filled.wait_timeout(state, LINGER));
                 state = waited.0;
+                state.is_asleep = false;
                 if waited.1.timed_out() && state.errands.is_empty() {
                     break;
                 }
