@@ -29,6 +29,9 @@ pub(crate) const FRAME_BYTES: usize = 96 << 10;
 /// Arguments above this size travel through the worker's shared-memory area instead of the message.
 pub(crate) const INLINE_BYTES: usize = 80 << 10;
 
+/// Memory that a worker keeps for the next large argument that is to be decoded, and as much for the next large result.
+pub(crate) const SPARE_BYTES: usize = 4 << 20;
+
 /// The places of a shared-memory area through which big values pass, and the size of one: some are read while others are filled. Small enough to stay in
 /// a core's cache, large enough that a message for each does not count.
 pub(crate) const PIECES: u8 = 8;

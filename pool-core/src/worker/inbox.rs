@@ -8,6 +8,7 @@ use super::outbox::{Next, Outbox};
 use super::printed::Capture;
 use crate::attach;
 use crate::ids::Lease;
+use crate::limits::SPARE_BYTES;
 use crate::sys::{clock, failpoint, memory};
 use crate::task::Registry;
 use crate::task::callee::Callee;
@@ -28,6 +29,8 @@ pub(super) struct Inbox {
     page: StatusPage,
     printed: Capture,
     incoming: Option<Incoming>,
+    /// Empty, with the memory of an input that was decoded: fresh pages cost several times the copying.
+    spare: Vec<u8>,
     /// Descriptors that were received and belong to later records.
     kept: Vec<Option<OwnedFd>>,
     /// Those of the next record.
@@ -71,7 +74,17 @@ impl Inbox {
     pub(super) fn new(tasks: TaskQueueReader, block: WorkerBlock, printed: Capture) -> Inbox {
         let (kept, attached) = (Vec::new(), Vec::new());
         let page = block.status();
-        Inbox { tasks, page, block, printed, incoming: None, kept, attached, done_ns: None }
+        Inbox {
+            tasks,
+            page,
+            block,
+            printed,
+            incoming: None,
+            kept,
+            attached,
+            done_ns: None,
+            spare: Vec::new(),
+        }
     }
 
     /// Runs what comes, until the parent says stop or is gone.
@@ -134,7 +147,8 @@ impl Inbox {
                 self.done_ns = done_ns.filter(|_| next == Next::Something);
             }
             ToWorker::BigTask { lease, callee, len, numbers } => {
-                let mut input = Vec::new();
+                // numbers become the argument itself, and what only has to be decoded can lie where the last one lay
+                let mut input = if numbers { Vec::new() } else { std::mem::take(&mut self.spare) };
                 let reserved = input.try_reserve_exact(usize::try_from(len).unwrap_or(usize::MAX));
                 memory::take_huge_pages(&mut input);
                 let input = reserved.is_ok().then_some(input);
@@ -190,14 +204,22 @@ impl Inbox {
             return Ok(());
         };
         attach::hand_over(attached);
+        let mut spare = Vec::new();
         let done = self.execute(lease, None, Next::Nothing, outbox, |out| match input {
             Some(input) if numbers => {
                 out.numbers = Some(input);
                 call(callee, &[], out, registry)
             }
-            Some(input) => call(callee, &input, out, registry),
+            Some(input) => {
+                spare = input;
+                call(callee, &spare, out, registry)
+            }
             None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
         });
+        if spare.capacity() <= SPARE_BYTES {
+            spare.clear();
+            self.spare = spare;
+        }
         done.map(drop)
     }
 

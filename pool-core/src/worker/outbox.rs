@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::codec::{self, Lent};
 use crate::limits::{
-    BELL_BYTES, INLINE_BYTES, LONGEST_SLICE, PIECE_BYTES, TELL_LATER, TELL_LATER_NS, TELL_NS,
+    BELL_BYTES, LONGEST_SLICE, PIECE_BYTES, SPARE_BYTES, TELL_LATER, TELL_LATER_NS, TELL_NS,
 };
 use crate::output::TaskOutput;
 use crate::spin::spin_until;
@@ -189,7 +189,9 @@ impl Outbox {
         };
         let announced = Header { kind, len: body.len() as u64, ..header }.encode();
         if self.lane.as_mut().is_some_and(|lane| lane.publish(&announced, PIECES_SPARE)) {
-            return self.send_pieces(body);
+            let sent = self.send_pieces(body);
+            self.keep(frame);
+            return sent;
         }
         (self.lent, self.frame) = (lent, frame);
         self.end_by_socket(header)
@@ -284,9 +286,15 @@ impl Outbox {
             self.held.extend_from_slice(&self.frame);
             self.release()
         };
-        if self.frame.capacity() > INLINE_BYTES {
-            self.frame = Vec::new();
-        }
+        let frame = std::mem::take(&mut self.frame);
+        self.keep(frame);
         sent
+    }
+
+    /// The next frame lies where this one did, if that is not too much.
+    fn keep(&mut self, frame: Vec<u8>) {
+        if frame.capacity() <= SPARE_BYTES {
+            self.frame = frame;
+        }
     }
 }
