@@ -132,6 +132,8 @@ ROWS = [
     ("payload", "out_65536", "64 KiB made by a worker and sent back", "GB/s", 2, "more"),
     ("payload", "out_1048576", "1 MiB from a worker", "GB/s", 2, "more"),
     ("payload", "out_67108864", "64 MiB from a worker", "GB/s", 2, "more"),
+    ("payload", "beside_1048576", "1 MiB of `Vec<u8>` beside another argument", "GB/s", 2, "more"),
+    ("payload", "byte_buf_1048576", "the same as `serde_bytes::ByteBuf`", "GB/s", 2, "more"),
     ("start", "ms", "10 workers up, first results", "ms", 1, "less"),
     ("terminate", "ms", "terminate and join, 10 busy workers", "ms", 1, "less"),
     ("one_task_each", "per_s", "a new worker for each task, 2 at a time", "tasks/s", 0, "more"),

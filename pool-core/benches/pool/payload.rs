@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use pool_core::{Pool, SharedBytes};
+use serde_bytes::ByteBuf;
 
 use crate::common::{self, Figures, length, make};
 
-/// Byte vectors to a worker, and from it, one call at a time; up to so many bytes.
+/// Byte vectors to a worker, and from it, one call at a time; up to so many bytes. And to a worker beside another argument, as they are and as serde_bytes has them.
 pub(crate) fn both_ways(largest: usize) -> anyhow::Result<Figures> {
     let pool = Pool::new(1)?;
     let mut figures = Figures::default();
@@ -23,7 +24,28 @@ pub(crate) fn both_ways(largest: usize) -> anyhow::Result<Figures> {
         assert_eq!(result.len(), bytes);
         Ok(taken)
     })?;
+    let largest = largest.min(1 << 20);
+    common::bandwidth("beside_", &mut figures, largest, |bytes| {
+        let argument = (vec![7; bytes], 1);
+        let begun = Instant::now();
+        assert_eq!(pool.apply(length_beside, argument)?, bytes as u64 + 1);
+        Ok(begun.elapsed())
+    })?;
+    common::bandwidth("byte_buf_", &mut figures, largest, |bytes| {
+        let argument = (ByteBuf::from(vec![7; bytes]), 1);
+        let begun = Instant::now();
+        assert_eq!(pool.apply(byte_buf_length_beside, argument)?, bytes as u64 + 1);
+        Ok(begun.elapsed())
+    })?;
     Ok(figures)
+}
+
+fn length_beside(bytes: Vec<u8>, other: u64) -> u64 {
+    bytes.len() as u64 + other
+}
+
+fn byte_buf_length_beside(bytes: ByteBuf, other: u64) -> u64 {
+    bytes.len() as u64 + other
 }
 
 fn shared_length(bytes: SharedBytes) -> u64 {
