@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of both directions of the protocol. A worker of another version is refused in the handshake.
-pub(crate) const PROTOCOL_VERSION: u32 = 7;
+pub(crate) const PROTOCOL_VERSION: u32 = 8;
 
 /// Longest first message to a fresh worker: names of at most 200 bytes each, and what is counted on behind them once per level of nesting.
 pub(crate) const BOOT_BYTES: usize = 2048;
@@ -20,7 +20,7 @@ pub(crate) const SLOTS: usize = 1024;
 
 /// Messages of tasks that may lie unread in front of a worker. More could fill the socket (ipc-channel's send then blocks: measured at 278 small messages, or
 /// about 208 KiB).
-pub(crate) const UNREAD_FRAMES: usize = 16;
+pub(crate) const UNREAD_FRAMES: usize = 8;
 
 /// A message of tasks is closed when it holds this much; as much may lie unread before another one is sent. So a socket buffer of 208 KiB has room for all of it, and a worker
 /// is busy while the next one is on its way.

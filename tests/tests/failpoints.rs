@@ -209,6 +209,41 @@ fn row_24_a_worker_that_stands_still_in_the_middle_of_a_big_result_delays_no_oth
 }
 
 #[test]
+fn a_task_is_not_charged_with_the_time_that_the_reply_before_it_took() {
+    let (places, case) = (Places::new(), Case::new());
+    let pool = places.builder(&case, 1).fast_lane(true).build().unwrap();
+    let make = |size: usize, gate: Option<String>| {
+        gate.iter().for_each(|gate| Gate::wait_at(gate));
+        vec![7_u8; size]
+    };
+    // known to be quick, the function has its tasks one behind the other in the worker
+    let quick = pool.task(make).chunk_size(1).starmap(vec![(0, None); 500]);
+    assert_eq!(quick.unwrap().len(), 500);
+    let (first, second) = (Gate::new(), Gate::new());
+    let before = pool.apply_async(make, (0, Some(first.path()))).unwrap();
+    first.await_arrivals(1);
+    places.set("worker.piece", "pass 3\nhold");
+    let limit = Duration::from_secs(1);
+    let big = pool.apply_async(make, (5 << 20, None)).unwrap();
+    let small = pool.task(make).timeout(limit).apply_async((10, Some(second.path()))).unwrap();
+    first.let_pass(1);
+    places.await_held("worker.piece");
+    let other = case.pool(1);
+    let pass = |time| {
+        assert_eq!(other.task(fault::hang).timeout(time).apply(()), Err(TaskError::TimedOut));
+    };
+    pass(limit);
+    places.let_go("worker.piece");
+    second.await_arrivals(1);
+    // long enough for the parent to see how long the task is running
+    pass(limit / 4);
+    second.let_pass(1);
+    assert!(big.get() == Ok(vec![7; 5 << 20]));
+    assert_eq!(small.get(), Ok(vec![7; 10]), "it had its time");
+    assert_eq!(before.get(), Ok(vec![]));
+}
+
+#[test]
 fn row_10_with_retries_it_is_run_again() {
     let places = ["worker.started", "worker.called", "worker.finished"];
     each(&places, |places, place, action| {

@@ -14,6 +14,8 @@ use pool_tests::{Case, Gate, census, eventually, seats};
 
 pool_core::test_support!();
 
+const SOON: Duration = Duration::from_secs(30);
+
 fn add(total: Value<u64>, times: u64) {
     for _ in 0..times {
         total.update(|total| *total += 1);
@@ -119,6 +121,24 @@ fn c6_184_results_name_what_came_from_the_parent() {
     assert_eq!(&*pool.apply(|b: SharedBytes| b, (SharedBytes::from(Vec::new()),)).unwrap(), b"");
     let each = pool.map(|v: Value<u64>| v, vec![value.clone(), Value::new(7).unwrap()]).unwrap();
     assert_eq!(each.iter().map(Value::get).collect::<Vec<_>>(), [2, 7]);
+    // callbacks have the value also if nobody has the handle, or it is one for many tasks
+    let (sender, seen) = std::sync::mpsc::channel();
+    let tell = {
+        let sender = sender.clone();
+        move |value: &Value<u64>| sender.send(Ok(value.get())).unwrap()
+    };
+    let fail = move |error: &TaskError| sender.send(Err(error.clone())).unwrap();
+    let call = || pool.task(|v: Value<u64>| v).on_success(tell.clone()).on_error(fail.clone());
+    drop(call().apply_async((Value::new(5).unwrap(),)).unwrap());
+    assert_eq!(seen.recv_timeout(SOON), Ok(Ok(5)));
+    let (sender, mapped) = std::sync::mpsc::channel();
+    let tell = move |values: &Vec<Value<u64>>| {
+        sender.send(values.iter().map(Value::get).collect::<Vec<_>>()).unwrap();
+    };
+    let call = pool.task(|v: Value<u64>| v).chunk_size(1).on_success(tell);
+    let each = call.map(vec![Value::new(8).unwrap(), Value::new(9).unwrap()]).unwrap();
+    assert_eq!(mapped.recv_timeout(SOON), Ok(vec![8, 9]));
+    assert_eq!(each.iter().map(Value::get).collect::<Vec<_>>(), [8, 9]);
     let error = pool.apply(|| Lock::new().unwrap(), ()).unwrap_err();
     assert!(
         matches!(&error, TaskError::Encode(text) if text.contains("made in a worker")),

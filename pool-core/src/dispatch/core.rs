@@ -6,7 +6,7 @@ use super::Settings;
 use super::courier::Courier;
 use super::functions::Functions;
 use super::observer::Observer;
-use super::slots::{Home, SlotRef, Slots};
+use super::slots::{PoolRef, SlotRef, Slots};
 use super::task::{Body, Extras, Finish, Payload, Request, settle_finished};
 use super::timings::{Times, Timings};
 use crate::backend::Link;
@@ -183,7 +183,7 @@ impl Core {
     pub(super) fn new(
         settings: Arc<Settings>,
         watch: Arc<Watch>,
-        home: Arc<Home>,
+        pool_ref: Arc<PoolRef>,
         spawner: mpsc::Sender<SpawnRequest>,
     ) -> Core {
         let is_copy = settings.recipe().is_some_and(|recipe| recipe.executable.is_none());
@@ -191,7 +191,7 @@ impl Core {
             sched: Scheduler::new(settings.sched.clone()),
             settings,
             watch,
-            courier: Arc::clone(&home.courier),
+            courier: Arc::clone(&pool_ref.courier),
             observer: None,
             timings: Timings::new(),
             tagger: None,
@@ -209,7 +209,7 @@ impl Core {
             untold: Vec::new(),
             sandbox_gaps: Vec::new(),
             finalized: Vec::new(),
-            slots: Slots::new(home),
+            slots: Slots::new(pool_ref),
             functions: Functions::default(),
             spawner: Some(spawner),
             limited: 0,

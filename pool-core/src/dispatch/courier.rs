@@ -74,7 +74,7 @@ impl Courier {
         }
     }
 
-    /// If there is no thread to be had, errands wait until the next one comes, or somebody waits for them.
+    /// If there is no thread to be had, errands wait until the next one comes, or somebody waits for them; they keep this courier as long.
     fn start_thread(&self, state: &mut State) {
         if state.thread.is_none() && !state.errands.is_empty() {
             let queue = Arc::clone(&self.queue);

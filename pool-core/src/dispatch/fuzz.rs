@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
 use super::core::{Core, Effects, SpawnRequest, put};
-use super::slots::{Home, SlotRef};
+use super::slots::{PoolRef, SlotRef};
 use super::task::{Extras, Payload, Request};
 use super::{Courier, Settings};
 use crate::backend::Link;
@@ -76,8 +76,8 @@ impl<'a> World<'a> {
         let (spawner, requests) = mpsc::channel();
         let watch = Arc::new(Watch::new().unwrap());
         let courier = Arc::new(Courier::new("fuzz".to_owned()));
-        let home = Arc::new(Home::new(Weak::new(), courier, settings.max_result));
-        let core = Core::new(settings, watch, home, spawner);
+        let pool_ref = Arc::new(PoolRef::new(Weak::new(), courier, settings.max_result));
+        let core = Core::new(settings, watch, pool_ref, spawner);
         let (peers, tasks, starts) = (Vec::new(), Vec::new(), HashMap::new());
         let mut world =
             World { input, core, requests, later: 0, peers, tasks, starts, scribbled: false };

@@ -48,7 +48,7 @@ use crate::trace;
 pub(crate) use courier::Courier;
 use observer::Observer;
 pub(crate) use settings::{EventHook, Hook, Settings, Workers};
-use slots::Home;
+use slots::PoolRef;
 pub use timings::Times;
 
 /// A pool, as its handles, its threads and its user share it.
@@ -62,8 +62,7 @@ pub(crate) struct Shared {
     phase: Condvar,
     watch: Arc<Watch>,
     bell: Arc<Doorbell>,
-    pub(crate) courier: Arc<Courier>,
-    home: Arc<Home>,
+    pool_ref: Arc<PoolRef>,
     /// Tells the observer, if there is one.
     herald: Arc<Courier>,
     service_threads: OnceLock<Vec<ThreadId>>,
@@ -97,21 +96,24 @@ impl Shared {
         let observer =
             is_observed.then(|| Observer::new(Arc::clone(&herald), settings::observe(&settings)));
         let shared = Arc::new_cyclic(|shared| {
-            let home = Home::new(Weak::clone(shared), Arc::clone(&courier), settings.max_result);
-            let home = Arc::new(home);
-            let mut core =
-                Core::new(Arc::clone(&settings), Arc::clone(&watch), Arc::clone(&home), spawner);
+            let pool_ref = PoolRef::new(Weak::clone(shared), courier, settings.max_result);
+            let pool_ref = Arc::new(pool_ref);
+            let mut core = Core::new(
+                Arc::clone(&settings),
+                Arc::clone(&watch),
+                Arc::clone(&pool_ref),
+                spawner,
+            );
             (core.tagger, core.observer) = (tagger, observer);
             Shared {
                 core: Mutex::new(core),
                 settings,
-                home,
+                pool_ref,
                 space: Condvar::new(),
                 space_waiters: AtomicUsize::new(0),
                 phase: Condvar::new(),
                 watch,
                 bell: Arc::new(bell),
-                courier,
                 herald,
                 service_threads: OnceLock::new(),
                 threads: Mutex::new(Vec::new()),
@@ -271,9 +273,14 @@ impl Shared {
         Ok(Some(slot))
     }
 
+    /// Calls callbacks.
+    pub(crate) fn courier(&self) -> &Arc<Courier> {
+        &self.pool_ref.courier
+    }
+
     /// A slot of which the scheduler knows nothing.
     pub(crate) fn lone_slot(&self) -> SlotRef {
-        SlotRef::alone(&self.home)
+        SlotRef::alone(&self.pool_ref)
     }
 
     /// Settles a slot that the scheduler knows nothing of.
@@ -282,14 +289,14 @@ impl Shared {
             // nobody else has it yet
             None => drop(slot.settle(outcome)),
             Some(finish) => {
-                self.courier.send(move || task::settle_finished(&slot, outcome, finish));
+                self.courier().send(move || task::settle_finished(&slot, outcome, finish));
             }
         }
     }
 
     /// Waits until all callbacks have been called, events told, and output written.
     pub(crate) fn wait_for_callbacks(&self, deadline: Option<Instant>) -> bool {
-        self.courier.wait(deadline)
+        self.courier().wait(deadline)
             && self.herald.wait(deadline)
             && self.finishing.get().is_none_or(|finishing| finishing.wait(deadline))
     }
@@ -359,7 +366,7 @@ impl Shared {
     pub(crate) fn on_own_thread(&self) -> bool {
         self.on_service_thread()
             || self.is_worked_for_by_this_thread()
-            || self.courier.is_this_thread()
+            || self.courier().is_this_thread()
             || self.herald.is_this_thread()
     }
 

@@ -30,10 +30,10 @@ impl Core {
         let mut next = 0;
         let mut only_settled = true;
         while let Some(&action) = self.actions.get(next) {
-            next += 1;
             if let Some(Action::Lease { task, .. }) = self.actions.get(next + FETCHED_AHEAD) {
                 self.fetch(*task);
             }
+            next += 1;
             only_settled &= matches!(action, Action::Settle { .. });
             self.act(action, now, effects);
         }
@@ -109,8 +109,8 @@ impl Core {
             return;
         };
         failpoint::with("parent.lease", link.pid());
-        link.page().announce(lease, body.id());
         let Some(function) = self.sched.function(task) else { return };
+        link.page().announce(lease, body.id());
         let (awaited, callee) = (body.is_awaited(), self.functions.callee(function));
         if let Some(observer) = &mut self.observer {
             let (worker, pid) = (WorkerIndex(link.seat()), link.pid());

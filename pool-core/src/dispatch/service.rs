@@ -35,7 +35,7 @@ pub(super) fn serve(shared: &Arc<Shared>) {
     // a mistake of this thread must not leave anybody waiting: all handles are settled, and the children are still reaped
     let mut turn = || catch_unwind(AssertUnwindSafe(|| turn(shared, &mut tokens)));
     while turn().unwrap_or_else(|_| give_up(shared)) {}
-    // of the last turn: handles keep the pool's state, which is to keep no arguments
+    // of the last turn: the user may keep the pool, which is to keep no arguments
     let aside = std::mem::take(&mut shared.lock().aside);
     drop(aside);
 }
@@ -192,13 +192,29 @@ mod tests {
         pool.close();
         crate::sys::signal::send_to_group(pid, GroupSignal::Kill).unwrap();
         pool.join().unwrap();
-        // the pool's thread is at its end, and the handle still has the pool's state
+        // the pool's thread is at its end, and the pool is still there
         let limit = Instant::now() + Duration::from_secs(60);
         while !pool.shared().lock().aside.is_empty() {
             assert!(Instant::now() < limit, "arguments are kept");
             std::thread::yield_now();
         }
         assert!(matches!(handle.get(), Err(TaskError::WorkerLost { .. })));
+    }
+
+    #[test]
+    fn a_handle_does_not_keep_the_state_of_its_pool() {
+        let pool = Pool::new(1).unwrap();
+        let shared = std::sync::Arc::downgrade(pool.shared());
+        let handle = pool.apply_async(|x: u64| x, (7,)).unwrap();
+        handle.wait();
+        drop(pool);
+        let limit = Instant::now() + Duration::from_secs(60);
+        // its threads have it too, until they end
+        while shared.strong_count() > 0 {
+            assert!(Instant::now() < limit, "it is kept");
+            std::thread::yield_now();
+        }
+        assert_eq!(handle.get(), Ok(7));
     }
 
     #[test]

@@ -14,29 +14,29 @@ pub(super) const TOGETHER: usize = 16;
 const NOBODY: u32 = u32::MAX;
 
 /// What a handle knows of its pool: it does not keep the pool's state, for whatever a pool had was settled before that is gone.
-pub(crate) struct Home {
+pub(crate) struct PoolRef {
     shared: Weak<Shared>,
     pub(crate) courier: Arc<Courier>,
     /// The largest result, for messages.
     pub(crate) max_result: u64,
 }
 
-impl Home {
-    pub(super) fn new(shared: Weak<Shared>, courier: Arc<Courier>, max_result: u64) -> Home {
-        Home { shared, courier, max_result }
+impl PoolRef {
+    pub(super) fn new(shared: Weak<Shared>, courier: Arc<Courier>, max_result: u64) -> PoolRef {
+        PoolRef { shared, courier, max_result }
     }
 }
 
-pub(super) struct Slab {
-    home: Arc<Home>,
+pub(super) struct Row {
+    pool_ref: Arc<PoolRef>,
     /// The number of the first one's task; the others follow.
     first: u64,
     slots: [TaskSlot; TOGETHER],
 }
 
-impl Slab {
-    fn new(home: Arc<Home>, first: u64) -> Arc<Slab> {
-        Arc::new(Slab { home, first, slots: std::array::from_fn(|_| TaskSlot::new()) })
+impl Row {
+    fn new(pool_ref: Arc<PoolRef>, first: u64) -> Arc<Row> {
+        Arc::new(Row { pool_ref, first, slots: std::array::from_fn(|_| TaskSlot::new()) })
     }
 
     #[inline]
@@ -52,52 +52,52 @@ impl Slab {
 
 /// Gives tasks their slots and numbers.
 pub(super) struct Slots {
-    home: Arc<Home>,
-    slab: Arc<Slab>,
+    pool_ref: Arc<PoolRef>,
+    row: Arc<Row>,
     /// How many slots of it are in use.
     used: usize,
 }
 
 impl Slots {
-    pub(super) fn new(home: Arc<Home>) -> Slots {
-        Slots { slab: Slab::new(Arc::clone(&home), 1), home, used: 0 }
+    pub(super) fn new(pool_ref: Arc<PoolRef>) -> Slots {
+        Slots { row: Row::new(Arc::clone(&pool_ref), 1), pool_ref, used: 0 }
     }
 
     /// The number of the next task.
     #[inline]
     pub(super) fn next_id(&self) -> u64 {
-        self.slab.first + self.used as u64
+        self.row.first + self.used as u64
     }
 
-    /// The next slot: its slab, and its place there.
+    /// The next slot: its row, and its place there.
     #[inline]
-    pub(super) fn take(&mut self) -> (Arc<Slab>, usize) {
+    pub(super) fn take(&mut self) -> (Arc<Row>, usize) {
         if self.used == TOGETHER {
-            self.slab = Slab::new(Arc::clone(&self.home), self.next_id());
+            self.row = Row::new(Arc::clone(&self.pool_ref), self.next_id());
             self.used = 0;
         }
         self.used += 1;
-        (Arc::clone(&self.slab), self.used - 1)
+        (Arc::clone(&self.row), self.used - 1)
     }
 }
 
 /// One slot, with the key of its task: what a handle has.
 #[derive(Clone)]
 pub(crate) struct SlotRef {
-    slab: Arc<Slab>,
+    row: Arc<Row>,
     key: u32,
     place: u8,
 }
 
 impl SlotRef {
     #[inline]
-    pub(super) fn new(slab: Arc<Slab>, place: usize, key: Option<TaskKey>) -> SlotRef {
-        SlotRef { slab, key: key.map_or(NOBODY, |key| key.0), place: place as u8 }
+    pub(super) fn new(row: Arc<Row>, place: usize, key: Option<TaskKey>) -> SlotRef {
+        SlotRef { row, key: key.map_or(NOBODY, |key| key.0), place: place as u8 }
     }
 
     /// A slot of which the scheduler knows nothing.
-    pub(super) fn alone(home: &Arc<Home>) -> SlotRef {
-        SlotRef::new(Slab::new(Arc::clone(home), 0), 0, None)
+    pub(super) fn alone(pool_ref: &Arc<PoolRef>) -> SlotRef {
+        SlotRef::new(Row::new(Arc::clone(pool_ref), 0), 0, None)
     }
 
     /// `None`: the scheduler does not know the task.
@@ -107,19 +107,19 @@ impl SlotRef {
     }
 
     #[inline]
-    pub(crate) fn home(&self) -> &Home {
-        &self.slab.home
+    pub(crate) fn pool_ref(&self) -> &PoolRef {
+        &self.row.pool_ref
     }
 
     /// The task's pool, with its key there; `None`: neither matters any more.
     pub(crate) fn pool(&self) -> Option<(Arc<Shared>, TaskKey)> {
         let key = self.key()?;
-        Some((self.slab.home.shared.upgrade()?, key))
+        Some((self.row.pool_ref.shared.upgrade()?, key))
     }
 
     #[inline]
-    pub(super) fn is_at(&self, slab: &Arc<Slab>, place: usize) -> bool {
-        Arc::ptr_eq(&self.slab, slab) && usize::from(self.place) == place
+    pub(super) fn is_at(&self, row: &Arc<Row>, place: usize) -> bool {
+        Arc::ptr_eq(&self.row, row) && usize::from(self.place) == place
     }
 }
 
@@ -128,7 +128,7 @@ impl Deref for SlotRef {
 
     #[inline]
     fn deref(&self) -> &TaskSlot {
-        self.slab.slot(self.place.into())
+        self.row.slot(self.place.into())
     }
 }
 
@@ -139,14 +139,14 @@ mod tests {
     #[test]
     fn each_task_has_a_slot_and_a_number_of_its_own() {
         let courier = Arc::new(Courier::new("test".to_owned()));
-        let home = Arc::new(Home::new(Weak::new(), courier, 0));
-        let mut slots = Slots::new(Arc::clone(&home));
+        let pool_ref = Arc::new(PoolRef::new(Weak::new(), courier, 0));
+        let mut slots = Slots::new(Arc::clone(&pool_ref));
         let taken: Vec<SlotRef> = (1..=3 * TOGETHER as u64)
             .map(|id| {
                 assert_eq!(slots.next_id(), id);
-                let (slab, place) = slots.take();
-                assert_eq!(slab.id(place), TaskId(id));
-                SlotRef::new(slab, place, Some(TaskKey(id as u32)))
+                let (row, place) = slots.take();
+                assert_eq!(row.id(place), TaskId(id));
+                SlotRef::new(row, place, Some(TaskKey(id as u32)))
             })
             .collect();
         let mut addresses: Vec<_> =
@@ -154,9 +154,9 @@ mod tests {
         addresses.sort_unstable();
         addresses.dedup();
         assert_eq!(addresses.len(), taken.len());
-        assert!(taken[5].is_at(&taken[5].slab, 5) && !taken[5].is_at(&taken[5 + TOGETHER].slab, 5));
+        assert!(taken[5].is_at(&taken[5].row, 5) && !taken[5].is_at(&taken[5 + TOGETHER].row, 5));
         assert_eq!(taken[5].key(), Some(TaskKey(6)));
-        assert!(taken[5].pool().is_none() && SlotRef::alone(&home).key().is_none());
+        assert_eq!(SlotRef::alone(&pool_ref).key(), None);
     }
 
     #[test]

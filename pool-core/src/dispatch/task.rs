@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::functions::Functions;
-use super::slots::{Slab, SlotRef, TOGETHER};
+use super::slots::{Row, SlotRef, TOGETHER};
 use super::time_limits::TimeLimits;
 use crate::attach::Attachments;
 use crate::codec::Lent;
@@ -144,13 +144,13 @@ pub(crate) struct Request {
 
 /// A task that is not settled. As small as can be: there may be a million of them.
 pub(crate) struct Body {
-    slab: Arc<Slab>,
+    row: Arc<Row>,
     mark: Mark,
     pub(super) payload: Payload,
     extras: Option<Box<Extras>>,
 }
 
-/// The place of the slot in its slab, whether somebody sleeps until the task is done, and when it was submitted, in nanoseconds: nine years of them.
+/// The place of the slot in its row, whether somebody sleeps until the task is done, and when it was submitted, in nanoseconds: 18 years of them.
 #[derive(Clone, Copy)]
 struct Mark(u64);
 
@@ -195,14 +195,14 @@ impl Body {
     /// `submitted_ns`: 0 if nobody looked.
     #[inline]
     pub(super) fn new(
-        (slab, place): (Arc<Slab>, usize),
+        (row, place): (Arc<Row>, usize),
         submitted_ns: u64,
         payload: Payload,
         extras: Option<Box<Extras>>,
     ) -> Body {
         let finishes = extras.as_ref().is_some_and(|extras| extras.finish.is_some());
         let mark = Mark(submitted_ns << Mark::TIME | place as u64);
-        let mut body = Body { slab, mark, payload, extras };
+        let mut body = Body { row, mark, payload, extras };
         if finishes {
             body.set_awaited();
         }
@@ -219,23 +219,23 @@ impl Body {
 
     #[inline]
     pub(super) fn slot(&self) -> &TaskSlot {
-        self.slab.slot(self.place())
+        self.row.slot(self.place())
     }
 
     /// For a handle.
     #[inline]
     pub(super) fn slot_ref(&self, key: TaskKey) -> SlotRef {
-        SlotRef::new(Arc::clone(&self.slab), self.place(), Some(key))
+        SlotRef::new(Arc::clone(&self.row), self.place(), Some(key))
     }
 
     #[inline]
     pub(super) fn has(&self, slot: &SlotRef) -> bool {
-        slot.is_at(&self.slab, self.place())
+        slot.is_at(&self.row, self.place())
     }
 
     #[inline]
     pub(super) fn id(&self) -> TaskId {
-        self.slab.id(self.place())
+        self.row.id(self.place())
     }
 
     /// Somebody sleeps until it is done.
@@ -282,7 +282,7 @@ impl Body {
     #[inline]
     pub(super) fn into_parts(self) -> (SlotRef, Payload, Option<Box<Extras>>) {
         let place = self.place();
-        (SlotRef::new(self.slab, place, None), self.payload, self.extras)
+        (SlotRef::new(self.row, place, None), self.payload, self.extras)
     }
 }
 

@@ -25,8 +25,9 @@ pub use wait::{
 pub(crate) use waitable::{Pending, sentinel};
 pub use waitable::{Waitable, wait};
 
-use crate::dispatch::{Courier, SlotRef};
+use crate::dispatch::{Courier, Shared, SlotRef};
 use crate::error::TaskError;
+use crate::ids::TaskKey;
 use crate::output::TaskOutput;
 use crate::primitives::unpoisoned;
 use crate::sys::clock;
@@ -93,9 +94,13 @@ impl TaskRef {
         }
     }
 
-    /// Whether it will be ready soon, once it has begun: by what was observed of its function.
+    /// Whether it is ready, or will be soon, once it has begun: by what was observed of its function.
     pub(crate) fn is_quick(&self) -> bool {
-        self.0.pool().is_some_and(|(pool, key)| pool.lock().is_quick(key))
+        let is_quick = |(pool, key): (Arc<Shared>, TaskKey)| {
+            let core = pool.lock();
+            core.is_task(key, &self.0) && core.is_quick(key)
+        };
+        self.0.pool().is_some_and(is_quick) || self.0.is_settled()
     }
 
     pub(crate) fn cancel(&self) -> bool {
@@ -122,7 +127,7 @@ impl TaskRef {
     }
 
     fn on_done(&self, callback: impl FnOnce() + Send + 'static) {
-        let courier = Arc::clone(&self.0.home().courier);
+        let courier = Arc::clone(&self.0.pool_ref().courier);
         let errand = Arc::new(Errand { courier, callback: Mutex::new(Some(Box::new(callback))) });
         if !self.register(&Waker::from(Arc::clone(&errand))) {
             errand.wake();
@@ -270,7 +275,7 @@ impl<R> AsyncResult<R> {
         &self,
         decode: impl FnOnce(Value, u64) -> Result<T, TaskError>,
     ) -> Option<Result<T, TaskError>> {
-        let limit = self.task.slot().home().max_result;
+        let limit = self.task.slot().pool_ref().max_result;
         Some(match self.task.slot().take()? {
             Some(outcome) => opened(outcome, |value| decode(value, limit)),
             None => Err(TaskError::AlreadyTaken),

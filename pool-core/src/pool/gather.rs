@@ -98,7 +98,7 @@ impl<R: DeserializeOwned + Send + 'static> Gathering<R> {
         cancel(&unneeded);
         let state = Arc::clone(&self.state);
         // on the callback thread also if there are no chunks, or all have come already
-        self.shared.courier.send(move || State::finish_if_whole(lock(&state)));
+        self.shared.courier().send(move || State::finish_if_whole(lock(&state)));
         let whole = TaskRef::new(slot);
         let whole = AsyncResult::new(whole, chunk::decode::<R>);
         MapResult::gathered(whole, items, tasks, chunk::decode_onto::<R>)

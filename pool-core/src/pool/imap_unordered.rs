@@ -15,7 +15,7 @@ use crate::handle::{CompletionQueue, deadline};
 use crate::task::TaskFn;
 
 impl Pool {
-    /// Like [`imap`](Pool::imap), in the order in which results become ready. Those of tasks that take less than 0.1 ms may change places if they become ready at about the same time.
+    /// Like [`imap`](Pool::imap), in the order in which results become ready. Those of tasks that take less than 0.1 ms may change places if they become ready before the iterator looks again.
     pub fn imap_unordered<F, A, Kind, I>(
         &self,
         function: F,
@@ -129,13 +129,19 @@ impl<R, I: Iterator> ImapUnordered<'_, R, I> {
         }
     }
 
-    /// If many are under way, the first one will be ready soon, and others with it.
-    fn wait_a_moment(&self, deadline: Option<Instant>) {
-        if self.fresh.len() >= LOOKED_THROUGH / 2
-            && let Some((handle, _)) = self.fresh.front()
-        {
-            let soon = Instant::now() + MOMENT;
-            handle.task().wait(Some(deadline.map_or(soon, |deadline| deadline.min(soon))));
+    /// If many are under way, the first one will be ready soon, and others with it. If it is not as quick as the others, it is not waited for again.
+    fn wait_a_moment(&mut self, deadline: Option<Instant>) {
+        if self.fresh.len() < LOOKED_THROUGH / 2 {
+            return;
+        }
+        let soon = Instant::now() + MOMENT;
+        let soon = deadline.map_or(soon, |deadline| deadline.min(soon));
+        if let Some(first) = self.fresh.pop_front() {
+            if first.0.task().wait(Some(soon)) {
+                self.fresh.push_front(first);
+            } else {
+                self.watch(first);
+            }
         }
     }
 

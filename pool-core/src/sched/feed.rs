@@ -68,7 +68,7 @@ impl Scheduler {
             let (big, size) = (next.is_big(), next.size());
             let expected = self.expected_ns(function);
             if !self.may_have(key, big, expected)
-                || (bytes > 0 && bytes + size > FRAME_BYTES as u64)
+                || (bytes > 0 && bytes + size + 32 > FRAME_BYTES as u64)
             {
                 break;
             }

@@ -198,7 +198,11 @@ impl Worker {
     /// Ends a lease. Tasks are answered in order, so it is nearly always the first.
     #[inline]
     pub(super) fn take_held(&mut self, lease: Lease) -> Option<Held> {
-        let index = self.leases.iter().position(|held| held.lease == lease)?;
+        // what is not the first is nearly always taken back, the last ones first
+        let index = match self.leases.front() {
+            Some(first) if first.lease == lease => 0,
+            _ => self.leases.iter().rposition(|held| held.lease == lease)?,
+        };
         let held = self.leases.remove(index)?;
         self.load_ns -= held.expected_ns;
         self.free.push(lease.slot);

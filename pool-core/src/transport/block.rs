@@ -83,6 +83,15 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
+    fn its_parts_lie_here() {
+        assert_eq!(
+            [REPLIES, TASKS, RESULTS, ARGUMENTS, LEN],
+            [32_768, 299_008, 565_248, 1_617_920, 2_666_496],
+            "raise PROTOCOL_VERSION with any change of the places"
+        );
+    }
+
+    #[test]
     fn pieces_pass() {
         let (parent, fd) = WorkerBlock::create().unwrap();
         let worker = WorkerBlock::map(fd.as_fd()).unwrap();

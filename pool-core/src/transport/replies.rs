@@ -9,13 +9,14 @@ use super::agreement::Need;
 use super::block::WorkerBlock;
 use super::lane::{LaneProbe, LaneReader};
 use super::results::ResultsReader;
-use crate::limits::{READ_BUDGET_BYTES, READ_BUFFER_BYTES};
+use crate::limits::{PIECE_BYTES, PIECES, READ_BUDGET_BYTES, READ_BUFFER_BYTES};
 use crate::small_bytes::SmallBytes;
 use crate::sys::{memory, socket};
 use crate::wire::from_worker::{HEADER, Header, Kind, Malformed};
 
-/// So much room is made for a result that comes in pieces at first: address space, of which memory is taken as it is filled. To make more of it later takes huge pages apart.
-const FIRST_ROOM: usize = 64 << 20;
+/// So much room is made for a result that comes in pieces at first, and at least so much when that is full: address space, of which memory is taken as it is filled.
+const FIRST_ROOM: usize = PIECES as usize * PIECE_BYTES;
+const NEXT_ROOM: usize = 64 << 20;
 
 /// Puts the parts of a stream together again.
 #[derive(Debug)]
@@ -180,7 +181,9 @@ impl ReplyReader {
             return Err(Malformed);
         }
         if body.capacity() - body.len() < len {
-            make_room(&mut body, missing, FIRST_ROOM).map_err(|_| Malformed)?;
+            // when some have come, many more may: growing by doubling would take huge pages apart
+            let least = if body.is_empty() { FIRST_ROOM } else { NEXT_ROOM };
+            make_room(&mut body, missing, least).map_err(|_| Malformed)?;
             memory::take_huge_pages(&mut body);
         }
         self.results.take(len, &mut body);
@@ -287,9 +290,9 @@ fn parse<'a>(
     Ok(rest)
 }
 
-/// Room for as much as has arrived, at least for `first`, and never for more than is missing: memory grows with what arrives, never with what is announced.
-fn make_room(body: &mut Vec<u8>, missing: u64, first: usize) -> Result<(), TryReserveError> {
-    body.try_reserve_exact((body.len().max(first) as u64).min(missing) as usize)
+/// Room for as much as has arrived, or for `least`, and never for more than is missing: it grows with what arrives, not with what is announced.
+fn make_room(body: &mut Vec<u8>, missing: u64, least: usize) -> Result<(), TryReserveError> {
+    body.try_reserve_exact((body.len().max(least) as u64).min(missing) as usize)
 }
 
 /// Reads more of a large body.
@@ -305,7 +308,6 @@ fn receive_large(fd: BorrowedFd<'_>, len: u64, body: &mut Vec<u8>) -> io::Result
 mod tests {
     use super::*;
     use crate::ids::Lease;
-    use crate::limits::PIECE_BYTES;
     use proptest::prelude::*;
     use std::os::fd::AsFd;
 
@@ -447,7 +449,7 @@ mod tests {
         assert_eq!(reader.read_lane(None, |_, _| panic!("incomplete")), Ok(Round::Budget));
         assert!(reader.incomplete() <= READ_BUDGET_BYTES + PIECE_BYTES, "{}", reader.incomplete());
         let (_, body) = reader.in_pieces.as_ref().unwrap();
-        assert!(body.capacity() <= FIRST_ROOM, "{}: as announced", body.capacity());
+        assert!(body.capacity() <= FIRST_ROOM + NEXT_ROOM, "{}: as announced", body.capacity());
     }
 
     proptest! {

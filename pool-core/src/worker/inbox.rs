@@ -116,6 +116,7 @@ impl Inbox {
         let mut records = Records(message);
         while let Some(record) = records.next() {
             if record == ToWorker::Elsewhere {
+                self.done_ns = None;
                 let message = self.tasks.elsewhere().ok_or(End::Orphaned)?;
                 self.handle_all(&message, outbox, registry)?;
                 continue;
@@ -216,14 +217,14 @@ impl Inbox {
             }
             None => Err(Fault::Decode(format!("no memory for arguments of {len} bytes"))),
         });
-        if spare.capacity() <= SPARE_BYTES {
+        if (1..=SPARE_BYTES).contains(&spare.capacity()) {
             spare.clear();
             self.spare = spare;
         }
         done.map(drop)
     }
 
-    /// Runs a task that begins now (`since`, if that is known), unless the parent has taken it back, and replies. Gives when it was done.
+    /// Runs a task that begins now (`since`, if that is known), unless the parent has taken it back, and replies. Gives when it was done, if that is still now.
     fn execute(
         &self,
         lease: Lease,
@@ -250,12 +251,12 @@ impl Inbox {
         }
         failpoint::at("worker.finished");
         let header = Header { lease, elapsed_ns: now - started, ..Header::new(kind) };
-        match self.printed.take() {
+        let at_once = match self.printed.take() {
             None => outbox.end(header, now, next)?,
-            Some(output) => outbox.end_with(header, &output)?,
-        }
+            Some(output) => outbox.end_with(header, &output).map(|()| false)?,
+        };
         failpoint::at("worker.replied");
-        Ok(Some(now))
+        Ok(at_once.then_some(now))
     }
 }
 

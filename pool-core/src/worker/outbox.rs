@@ -144,22 +144,22 @@ impl Outbox {
     }
 
     /// Sends the reply in the buffer: by the lane if it has room, which never blocks; else, if it is big, in pieces, or by the socket. The parent may not have
-    /// been told of it yet: see [`Outbox::tell`].
-    pub(super) fn end(&mut self, header: Header, now_ns: u64, next: Next) -> io::Result<()> {
+    /// been told of it yet: see [`Outbox::tell`]. Gives whether that took no time worth mentioning.
+    pub(super) fn end(&mut self, header: Header, now_ns: u64, next: Next) -> io::Result<bool> {
         let body = self.frame.len() - HEADER;
         if self.lent.is_some() || (body > lane::LARGEST && header.kind == Kind::Done) {
-            return self.end_big(header);
+            return self.end_big(header).map(|()| false);
         }
         self.put_header(header);
-        let Some(lane) = &mut self.lane else { return self.send_frame() };
+        let Some(lane) = &mut self.lane else { return self.send_frame().map(|()| false) };
         let alone = next == Next::Nothing && self.untold.is_none();
         if alone && body <= BELL_BYTES && lane.is_bell_wanted(Need::Now) {
             // it would need the bell at once: then it can as well go itself, which is quicker
-            return self.send_frame();
+            return self.send_frame().map(|()| false);
         }
         let position = lane.written();
         if !lane.publish(&self.frame, 0) {
-            return self.send_frame();
+            return self.send_frame().map(|()| false);
         }
         let here = Untold { since_ns: now_ns, first: position, count: 0 };
         let untold = self.untold.get_or_insert(here);
@@ -167,7 +167,7 @@ impl Outbox {
         let passed = now_ns - untold.since_ns;
         let is_late = passed >= TELL_LATER_NS || untold.count >= TELL_LATER;
         if !is_late && (passed < TELL_NS || !lane.is_needed(Need::Soon)) {
-            return Ok(());
+            return Ok(true);
         }
         let (unread, written) = (lane.unread(), lane.written() - untold.first);
         if unread < written {
@@ -175,9 +175,9 @@ impl Outbox {
             let count = u64::from(untold.count) * unread / written;
             let first = lane.written() - unread;
             *untold = Untold { since_ns: now_ns, first, count: count as u32 };
-            return Ok(());
+            return Ok(true);
         }
-        self.tell()
+        self.tell().map(|()| false)
     }
 
     /// Sends a big result: in pieces if that can be announced in the lane, else by the socket.

@@ -383,9 +383,26 @@ fn c2_100_handles_outlive_their_pool(backend: Backend) {
     done.wait();
     let mapped = pool.map_async(square, 0..10).unwrap();
     mapped.wait();
+    let gate = Gate::new();
+    let mut late: Vec<_> =
+        (0..4).map(|_| pool.apply_async(until_cancelled, (gate.path(),)).unwrap()).collect();
+    gate.await_arrivals(1);
     drop(pool);
     assert_eq!(done.get(), Ok(81));
     assert_eq!(mapped.get().unwrap(), squares(0..10));
+    // nothing that is asked of them waits for a pool that is gone
+    pool_core::wait_all(&late);
+    let (sender, called) = std::sync::mpsc::channel();
+    late[0].on_done(move || sender.send(()).unwrap());
+    assert_eq!(called.recv_timeout(SOON), Ok(()));
+    assert!(late.iter().all(|handle| !handle.cancel() && !handle.request_cancel()));
+    assert!(late.iter().all(|handle| handle.pid().is_none() && handle.started_at().is_none()));
+    assert_eq!(pool_core::wait_any(&late), Some(0));
+    let last = futures::executor::block_on(late.pop().unwrap());
+    assert_eq!(last, Err(TaskError::Terminated));
+    assert_eq!(late[0].get_timeout(SOON), Err(TaskError::Terminated));
+    assert_eq!(late[0].get_timeout(SOON), Err(TaskError::AlreadyTaken));
+    drop(late);
 }
 
 fn c2_87_wait_all_waits_for_every_handle(backend: Backend) {
