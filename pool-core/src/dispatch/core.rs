@@ -87,12 +87,14 @@ impl Effects {
             && self.unwanted.is_empty()
     }
 
-    /// At once if that takes no time and calls nobody's code: nobody waits for a result of few bytes. The others are told without the lock.
+    /// At once if that takes no time and calls nobody's code: nobody waits for a result of few bytes, or for an error, of which there are as many as tasks when a pool is
+    /// terminated. The others are told without the lock.
     fn tell(&mut self, slot: SlotRef, outcome: Outcome) {
         let untold = match outcome {
             Ok(Value::Encoded(bytes)) if !bytes.is_many() => {
                 slot.settle_unwaited(Ok(Value::Encoded(bytes)))
             }
+            Err(error) => slot.settle_unwaited(Err(error)),
             other => Err(other),
         };
         if let Err(outcome) = untold {

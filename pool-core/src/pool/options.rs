@@ -108,7 +108,8 @@ impl<'pool, F, Kind, S> Call<'pool, F, Kind, S> {
         self
     }
 
-    /// How many items `imap` and `imap_unordered` read ahead of their consumer. Default: 64 per worker.
+    /// How many items `imap` and `imap_unordered` read ahead of their consumer. Default: 64 per worker, or as many chunks with a [`chunk_size`](Self::chunk_size). Items that
+    /// are large, or have large results, want fewer.
     ///
     /// # Panics
     /// If it is 0.
