@@ -75,7 +75,7 @@ impl Wake for Alarm {
 }
 
 impl Parker {
-    fn new() -> Parker {
+    pub(crate) fn new() -> Parker {
         Parker(Arc::new(Alarm { rung: Mutex::new(false), changed: Condvar::new() }))
     }
 
@@ -98,8 +98,8 @@ impl Parker {
         Waker::from(Arc::clone(&self.0))
     }
 
-    /// Sleeps until the waker is woken, or was since the last time, or until the deadline.
-    pub(crate) fn park(&self, deadline: Option<Instant>) {
+    /// Sleeps until the waker is woken, or was since the last time, or until the deadline: then it gives `false`.
+    pub(crate) fn park(&self, deadline: Option<Instant>) -> bool {
         let mut rung = lock(&self.0.rung);
         while !*rung {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -109,7 +109,7 @@ impl Parker {
                 Some(left) => unpoisoned(self.0.changed.wait_timeout(rung, left)).0,
             };
         }
-        *rung = false;
+        std::mem::take(&mut *rung)
     }
 }
 

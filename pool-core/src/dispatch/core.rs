@@ -3,7 +3,6 @@
 use std::sync::{Arc, mpsc};
 
 use super::Settings;
-use super::courier::Courier;
 use super::functions::Functions;
 use super::observer::Observer;
 use super::slots::{PoolRef, SlotRef, Slots};
@@ -46,7 +45,6 @@ pub(crate) struct Effects {
     pub(super) settled: Vec<(SlotRef, Outcome)>,
     /// Those whose outcome goes to the callback thread first.
     pub(super) finishing: Vec<(SlotRef, Outcome, Finish)>,
-    pub(super) courier: Option<Arc<Courier>>,
     /// Arguments that nobody needs any more: freeing them takes time.
     pub(super) garbage: Vec<Payload>,
     /// Shared objects that may have lost their last user here: unmapping takes time too.
@@ -63,14 +61,13 @@ pub(crate) struct Effects {
 
 impl Effects {
     /// Tells a handle, after the callbacks if there are any, and frees what the task had.
-    pub(super) fn settle(&mut self, body: Body, outcome: Outcome, courier: &Arc<Courier>) {
+    pub(super) fn settle(&mut self, body: Body, outcome: Outcome) {
         let (slot, payload, mut extras) = body.into_parts();
         match extras.as_mut().and_then(|extras| extras.finish.take()) {
             None => self.tell(slot, outcome),
             Some(finish) => {
                 // under the lock: who waits for callbacks after the last worker has left waits for this one
-                courier.expect();
-                self.courier.get_or_insert_with(|| Arc::clone(courier));
+                slot.pool_ref().courier.expect();
                 self.finishing.push((slot, outcome, finish));
             }
         }
@@ -120,10 +117,9 @@ impl Drop for Effects {
         for outcome in self.unwanted.drain(..) {
             unharmed(|| drop(outcome));
         }
-        if let Some(courier) = &self.courier {
-            for (slot, outcome, finish) in self.finishing.drain(..) {
-                courier.send_expected(move || settle_finished(&slot, outcome, finish));
-            }
+        for (slot, outcome, finish) in self.finishing.drain(..) {
+            let courier = Arc::clone(&slot.pool_ref().courier);
+            courier.send_expected(move || settle_finished(&slot, outcome, finish));
         }
         self.garbage.drain(..).for_each(Payload::discard);
     }
@@ -134,7 +130,6 @@ pub(crate) struct Core {
     pub(crate) sched: Scheduler,
     pub(super) settings: Arc<Settings>,
     pub(super) watch: Arc<Watch>,
-    pub(super) courier: Arc<Courier>,
     pub(super) observer: Option<Observer>,
     pub(super) timings: Timings,
     pub(super) tagger: Option<Tagger>,
@@ -193,7 +188,6 @@ impl Core {
             sched: Scheduler::new(settings.sched.clone()),
             settings,
             watch,
-            courier: Arc::clone(&pool_ref.courier),
             observer: None,
             timings: Timings::new(),
             tagger: None,

@@ -282,11 +282,7 @@ impl Core {
     pub(super) fn settle_forgotten(&mut self, effects: &mut Effects) {
         let reason = self.sched.broken().map(ToString::to_string).unwrap_or_default();
         for body in self.bodies.iter_mut().filter_map(Option::take) {
-            effects.settle(
-                body,
-                Err(Box::new(TaskError::PoolBroken(reason.clone()))),
-                &self.courier,
-            );
+            effects.settle(body, Err(Box::new(TaskError::PoolBroken(reason.clone()))));
         }
         self.limited = 0;
     }
@@ -335,7 +331,7 @@ impl Core {
             let elapsed = run_ns.map(Duration::from_nanos);
             observer.tell(PoolEvent::TaskFinished { task, error, elapsed });
         }
-        effects.settle(body, outcome, &self.courier);
+        effects.settle(body, outcome);
     }
 
     /// Why a task has no result.

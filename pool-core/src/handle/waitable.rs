@@ -2,12 +2,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Wake, Waker};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+use std::time::Duration;
 
 use super::{AsyncResult, MapResult, deadline};
-use crate::primitives::unpoisoned;
+use crate::primitives::{Parker, unpoisoned};
 use crate::slot::Slot;
 use crate::sys::poll::Sentinel;
 
@@ -52,52 +52,17 @@ pub trait Pending {
 #[must_use]
 pub fn wait(items: &[&dyn Waitable], timeout: Option<Duration>) -> Vec<usize> {
     let deadline = timeout.map(deadline);
-    let signal = Arc::new(Signal::default());
-    let waker = Waker::from(Arc::clone(&signal));
+    let parker = Parker::new();
+    let waker = parker.waker();
     let ready = loop {
         let ready: Vec<usize> = (0..items.len()).filter(|&i| !items[i].register(&waker)).collect();
-        if !ready.is_empty() || items.is_empty() || !signal.wait(deadline) {
+        if !ready.is_empty() || items.is_empty() || !parker.park(deadline) {
             break ready;
         }
     };
     // called in a loop, this must leave nothing behind in what has not ended
     items.iter().for_each(|item| item.forget(&waker));
     ready
-}
-
-/// Set by the waker.
-#[derive(Debug, Default)]
-struct Signal {
-    is_set: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Signal {
-    /// Waits until it is set, and resets it; `false` at the deadline.
-    fn wait(&self, deadline: Option<Instant>) -> bool {
-        let mut is_set = unpoisoned(self.is_set.lock());
-        while !*is_set {
-            is_set = match deadline {
-                None => unpoisoned(self.changed.wait(is_set)),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    unpoisoned(self.changed.wait_timeout(is_set, left)).0
-                }
-            };
-        }
-        *is_set = false;
-        true
-    }
-}
-
-impl Wake for Signal {
-    fn wake(self: Arc<Self>) {
-        *unpoisoned(self.is_set.lock()) = true;
-        self.changed.notify_all();
-    }
 }
 
 /// A descriptor that is readable when the slot is settled. One is `kept` for all that ask.

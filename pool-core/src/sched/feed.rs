@@ -5,6 +5,9 @@ use super::{Action, FunctionStats, Phase, Scheduler, TaskState, WorkerPhase};
 use crate::ids::{TaskKey, WorkerKey};
 use crate::limits::{AHEAD_ALONE_NS, AHEAD_NS, FRAME_BYTES, ONE_AHEAD_NS, SLOTS};
 
+/// What a task takes in a message beside its arguments, at most.
+const RECORD_BYTES: u64 = 32;
+
 impl Scheduler {
     /// Gives waiting tasks to idle workers.
     pub(super) fn feed_idle(&mut self, now: u64, out: &mut Vec<Action>) {
@@ -65,10 +68,12 @@ impl Scheduler {
         {
             let next = &self.tasks[task.index()];
             let (function, items) = (next.function, next.items);
-            let (big, size) = (next.is_big(), next.size());
+            let big = next.is_big();
+            // a big one comes behind its record, in pieces
+            let size = RECORD_BYTES + if big { 0 } else { next.size() };
             let expected = self.expected_ns(function);
             if !self.may_have(key, big, expected)
-                || (bytes > 0 && bytes + size + 32 > FRAME_BYTES as u64)
+                || (bytes > 0 && bytes + size > FRAME_BYTES as u64)
             {
                 break;
             }
@@ -77,7 +82,7 @@ impl Scheduler {
             let worker = &mut self.workers[key.index()];
             let lease = worker.hold(task, expected, big, items);
             out.push(Action::Lease { worker: key, task, lease });
-            bytes += if big { 32 } else { size + 32 };
+            bytes += size;
             count += 1;
         }
         if bytes > 0 {
