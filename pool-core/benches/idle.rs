@@ -1,4 +1,4 @@
-//! The memory of idle workers, of a program that does nothing else: `idle spawn|fork-server WORKERS` prints the median of their proportional set sizes. A program's own pages,
+//! The memory of idle workers, of a program that does nothing else: `idle spawn|fork-server WORKERS` prints the median of their proportional set sizes, and of what each has for itself. A program's own pages,
 //! and what the kernel maps around those that are touched, count with them: those of `benches/pool` are many, and say more of that program than of the pool.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 #![expect(unsafe_code, reason = "some of `common.rs`, of which little is needed here")]
@@ -32,8 +32,18 @@ fn main() -> anyhow::Result<()> {
     while pool.workers().iter().any(|w| w.state() != WorkerState::Idle) {
         std::thread::sleep(Duration::from_millis(10));
     }
-    let sizes: Vec<u64> =
-        pool.workers().iter().map(|w| common::pss_kib(w.pid())).collect::<Result<_, _>>()?;
-    println!("{}", Figures::one("kib", common::median(sizes)? as f64));
+    let median = |size: fn(u32) -> anyhow::Result<u64>| -> anyhow::Result<f64> {
+        let sizes = pool.workers().iter().map(|w| size(w.pid())).collect::<Result<Vec<_>, _>>()?;
+        Ok(common::median(sizes)? as f64)
+    };
+    let mut figures = Figures::one("kib", median(common::pss_kib)?);
+    figures.add("own_kib", median(own_kib)?);
+    println!("{figures}");
     Ok(())
+}
+
+/// What only this process has.
+fn own_kib(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    Ok(common::kib_of(&path, "Private_Clean:")? + common::kib_of(&path, "Private_Dirty:")?)
 }
